@@ -1,0 +1,182 @@
+"""The child process that measures one variant: `python -m benchmarks.worker JOB.json RESULT.json`.
+
+A job is `latency` (warm-up, samples, cold start, memory) or `quality` (the logits of all items, as .npy). Progress goes
+to stdout, one `{"done": i, "total": n}` per line; an expected failure's message goes to stderr, with its exit code.
+"""
+
+import os
+import re
+import resource
+import sys
+import time
+from collections.abc import Callable, Sequence
+from itertools import cycle
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+
+from benchmarks.measure import Step, WarmUp, sample, warm_up
+from benchmarks.targets import TARGET, Facts, Runner
+from serving.bundle import Item
+from serving.errors import BadArtifact, Failure
+
+_CHUNK = 16  # items between two looks at the clock
+_TELL_EVERY_S = 0.25
+
+
+class LatencyJob(msgspec.Struct, frozen=True, tag="latency", forbid_unknown_fields=True):
+    """Time `n` requests per length; `buckets` holds real items of exactly that many tokens, `probes` are compared."""
+
+    variant: str
+    target: dict[str, Any]
+    path: str
+    cores: tuple[int, ...]
+    buckets: dict[int, tuple[Item, ...]]
+    probes: tuple[Item, ...]
+    n: int
+
+
+class QualityJob(msgspec.Struct, frozen=True, tag="quality", forbid_unknown_fields=True):
+    """Write the logits (N, C) of all items to `logits_file`."""
+
+    variant: str
+    target: dict[str, Any]
+    path: str
+    cores: tuple[int, ...]
+    items: tuple[Item, ...]
+    logits_file: str
+
+
+Job = LatencyJob | QualityJob
+
+
+class Bucket(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """One length in one process: nanoseconds per series (`tokenize`, `infer`, `score`, `end_to_end`)."""
+
+    warm_up: WarmUp
+    samples_ns: dict[str, list[int]]
+
+
+class LatencyResult(msgspec.Struct, frozen=True, tag="latency", forbid_unknown_fields=True):
+    """`cold_start_ms` runs from a bare interpreter to the first answer: import, load, create the session, answer.
+
+    `peak_mb` is the process's own high-water mark; `preempted` counts involuntary context switches while timing.
+    """
+
+    variant: str
+    facts: Facts
+    cold_start_ms: float
+    peak_mb: float
+    preempted: int
+    buckets: dict[int, Bucket]
+    probe_logits: list[list[float]]
+
+
+class QualityResult(msgspec.Struct, frozen=True, tag="quality", forbid_unknown_fields=True):
+    variant: str
+    facts: Facts
+    n: int
+    seconds: float
+
+
+Tell = Callable[[int, int], None]
+
+
+def measure_latency(job: LatencyJob, *, tell: Tell) -> LatencyResult:
+    """Open, answer once (cold start), then every bucket: check its length, warm up, sample."""
+    start = time.perf_counter_ns()
+    runner = TARGET.validate_python(job.target).open(Path(job.path))
+    probe_logits = [runner.logits(job.probes[:1])]
+    cold_start_ms = (time.perf_counter_ns() - start) / 1e6
+    probe_logits.append(runner.logits(job.probes[1:]) if job.probes[1:] else probe_logits[0][:0])
+    preempted = resource.getrusage(resource.RUSAGE_SELF).ru_nivcsw
+    buckets = {}
+    for length, items in job.buckets.items():
+        buckets[length] = _measure_bucket(runner, items, job=job, length=length)
+        tell(len(buckets) * job.n, len(job.buckets) * job.n)
+    return LatencyResult(
+        variant=job.variant,
+        facts=runner.facts,
+        cold_start_ms=cold_start_ms,
+        peak_mb=peak_mb(),
+        preempted=resource.getrusage(resource.RUSAGE_SELF).ru_nivcsw - preempted,
+        buckets=buckets,
+        probe_logits=np.concatenate(probe_logits).tolist(),
+    )
+
+
+def measure_quality(job: QualityJob, *, tell: Tell) -> QualityResult:
+    """The logits of every item, each computed alone, from the same file and threads that are timed."""
+    start = time.perf_counter()
+    runner = TARGET.validate_python(job.target).open(Path(job.path))
+    chunks, told = [], start
+    for begin in range(0, len(job.items), _CHUNK):
+        chunks.append(runner.logits(job.items[begin : begin + _CHUNK]))
+        if time.perf_counter() - told >= _TELL_EVERY_S:
+            told = time.perf_counter()
+            tell(min(begin + _CHUNK, len(job.items)), len(job.items))
+    tell(len(job.items), len(job.items))
+    np.save(job.logits_file, np.concatenate(chunks))
+    return QualityResult(job.variant, runner.facts, n=len(job.items), seconds=time.perf_counter() - start)
+
+
+def softmax(logits_NC: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    """What the server does after inference (a test compares the two)."""
+    exp_NC = np.exp(logits_NC - logits_NC.max(axis=1, keepdims=True))
+    return np.asarray(exp_NC / exp_NC.sum(axis=1, keepdims=True), np.float32)
+
+
+def peak_mb(status: Path = Path("/proc/self/status")) -> float:
+    """The high-water mark of resident memory since exec; getrusage's would include the parent's from before it."""
+    if not status.is_file():
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6  # macOS counts bytes
+    match = re.search(r"^VmHWM:\s+(\d+) kB$", status.read_text(encoding="utf-8"), re.MULTILINE)
+    return int(match.group(1)) * 1024 / 1e6 if match else 0.0
+
+
+def _measure_bucket(runner: Runner, items: Sequence[Item], *, job: LatencyJob, length: int) -> Bucket:
+    found = {len(runner.encode(item).ids) for item in items}
+    if found != {length}:
+        raise BadArtifact(
+            f"{job.variant} reads items of {length} tokens as {sorted(found)}: "
+            "variants compared at one length need the same tokenizer and a max_length that reaches it"
+        )
+    forever = cycle(items)
+
+    def call() -> object:
+        return softmax(runner.infer(runner.encode(next(forever))))
+
+    warm = warm_up(call, clock=time.perf_counter_ns)
+    steps: dict[str, Step] = {"tokenize": runner.encode, "infer": runner.infer, "score": softmax}
+    return Bucket(warm_up=warm, samples_ns=sample(steps, items, n=job.n))
+
+
+def pin(cores: Sequence[int]) -> None:
+    """Stay on these cores; libraries that are opened later size their pools and inherit the affinity."""
+    if cores and hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, cores)
+
+
+def main(arguments: Sequence[str]) -> int:
+    job_file, result_file = map(Path, arguments)
+    job: Job = msgspec.json.decode(job_file.read_bytes(), type=Job)
+    pin(job.cores)
+    try:
+        result = measure_latency(job, tell=_tell) if isinstance(job, LatencyJob) else measure_quality(job, tell=_tell)
+    except Failure as failure:
+        sys.stderr.write(f"{failure}\n")
+        return failure.exit_code
+    result_file.write_bytes(msgspec.json.encode(result))
+    return 0
+
+
+def _tell(done: int, total: int) -> None:
+    sys.stdout.write(f'{{"done": {done}, "total": {total}}}\n')
+    sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    raise SystemExit(main(sys.argv[1:]))

@@ -1,0 +1,225 @@
+"""The command `retort`. Thin: each command parses, calls one function, prints; the last line on stdout is JSON for machines."""
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import msgspec
+import typer
+
+from pipeline.errors import BadRequest, Failure
+
+if TYPE_CHECKING:
+    from pipeline.config import RunConfig
+    from pipeline.runner import Workspace
+
+app = typer.Typer(
+    name="retort",
+    help="Compress a Transformer encoder, prove what it lost and gained, register it, serve it.\n\n"
+    "Start with:  retort run configs/demo.yaml   then   retort show configs/demo.yaml",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+    rich_markup_mode=None,
+)
+
+Configs = Annotated[list[Path], typer.Argument(metavar="CONFIG...", help="YAML files, as in configs/; run in this order.")]
+Settings = Annotated[
+    list[str], typer.Option("--set", metavar="A.B=VALUE", help="Change one setting; the value is YAML. May be repeated.")
+]
+Root = Annotated[
+    Path, typer.Option("--workspace", envvar="RETORT_WORKSPACE", help="Where artifacts, runs and the default MLflow live.")
+]
+StoreUrl = Annotated[
+    str | None, typer.Option("--store", envvar="RETORT_STORE", help="Share artifacts through an fsspec URL (s3://, gs://).")
+]
+WORKSPACE = Path(".retort")
+
+
+def _echo(value: Any) -> None:
+    typer.echo(msgspec.json.encode(value).decode())
+
+
+def _each(configs: list[Path], settings: list[str]) -> "list[RunConfig]":
+    from pipeline.config import load_config
+
+    return [load_config(path, settings) for path in configs]
+
+
+@app.command()
+def plan(
+    configs: Configs, settings: Settings = [], workspace: Root = WORKSPACE, store: StoreUrl = None  # noqa: B006
+) -> None:
+    """Say what `run` would do, step by step, without doing it.
+
+    Example:  retort plan configs/demo.yaml --set distill.tokens=100000
+    """
+    from pipeline.runner import plan as plan_run
+    from pipeline.summary import plan_table
+
+    place = _open(workspace, store)
+    for config in _each(configs, settings):
+        planned = plan_run(config, place)
+        plan_table(config.name, planned)
+        _echo({"run": config.name, "steps": {one.step.label: one.state for one in planned}})
+
+
+@app.command()
+def run(
+    configs: Configs,
+    settings: Settings = [],  # noqa: B006
+    until: Annotated[str | None, typer.Option(help="Stop after this stage or step, e.g. quantize.")] = None,
+    workspace: Root = WORKSPACE,
+    store: StoreUrl = None,
+) -> None:
+    """Run what is not finished yet, and end with the summary.
+
+    Examples:
+
+      retort run configs/demo.yaml
+
+      retort run configs/sst2-minilm.yaml --until export --set finetune.seed=1
+
+    Ends with 0 when a model was registered, 66 when no variant passed the gate, 67 when a figure is missing.
+    """
+    from pipeline.runner import run as run_steps
+    from pipeline.summary import show_run
+
+    place = _open(workspace, store)
+    for config in _each(configs, settings):
+        artifacts = run_steps(config, place, until=until)
+        _echo(show_run(config, place, artifacts))
+        _end_by_verdict(artifacts)
+
+
+@app.command()
+def stage(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="A stage (export) or a step (export-student).")],
+    configs: Configs,
+    settings: Settings = [],  # noqa: B006
+    workspace: Root = WORKSPACE,
+    store: StoreUrl = None,
+) -> None:
+    """Run one stage alone: what a container does. What it reads must be finished.
+
+    Example:  retort stage quantize configs/demo.yaml
+    """
+    from pipeline.runner import run as run_steps
+
+    place = _open(workspace, store)
+    for config in _each(configs, settings):
+        artifacts = run_steps(config, place, only=name)
+        done = {label: str(found.path) for label, found in artifacts.items() if name in (found.manifest.stage, label)}
+        _echo({"run": config.name, "artifacts": done})
+        if name == "register":
+            _end_by_verdict(artifacts)
+
+
+@app.command()
+def show(
+    configs: Configs, settings: Settings = [], workspace: Root = WORKSPACE, store: StoreUrl = None  # noqa: B006
+) -> None:
+    """Show a run's summary again: sizes, quality, latency, the gate's verdict, and where to look.
+
+    Example:  retort show configs/demo.yaml
+    """
+    from pipeline.runner import finished
+    from pipeline.summary import show_run
+
+    place = _open(workspace, store)
+    for config in _each(configs, settings):
+        _echo(show_run(config, place, finished(config, place)))
+
+
+@app.command()
+def verify(
+    targets: Annotated[list[Path], typer.Argument(metavar="CONFIG|FOLDER...", help="A run's config, an artifact or a bundle.")],
+    settings: Settings = [],  # noqa: B006
+    workspace: Root = WORKSPACE,
+    store: StoreUrl = None,
+) -> None:
+    """Read every sealed file again and compare it with its digest.
+
+    Examples:  retort verify configs/demo.yaml      retort verify path/to/bundle
+    """
+    from pipeline.verification import verify_target
+
+    place = _open(workspace, store)
+    verified = [name for target in targets for name in verify_target(target, settings, place)]
+    _echo({"verified": verified})
+
+
+@app.command()
+def serve(
+    source: Annotated[str, typer.Argument(metavar="SOURCE", help="models:/NAME@ALIAS, models:/NAME/3, a bundle folder, or a run's config.")],
+    settings: Settings = [],  # noqa: B006
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="Port to listen on; 0 takes a free one and prints it.")] = 8000,
+    tracking_uri: Annotated[
+        str | None, typer.Option(envvar="MLFLOW_TRACKING_URI", help="The registry; default: the workspace's own.")
+    ] = None,
+    threads: Annotated[int | None, typer.Option(help="Threads of one inference; default: what the cgroup allows.")] = None,
+    workspace: Root = WORKSPACE,
+) -> None:
+    """Serve a registered model (its alias is followed) or a bundle folder over HTTP.
+
+    Examples:
+
+      retort serve models:/demo@champion --port 8000
+
+      curl -s localhost:8000/classify -H 'content-type: application/json' -d '{"texts": ["Draw a bar plot."]}'
+    """
+    from pipeline.config import load_config
+    from pipeline.tracking import default_uri
+    from serving.__main__ import serve as serve_source
+
+    uri = tracking_uri
+    if source.endswith((".yaml", ".yml")):
+        config = load_config(Path(source), settings)
+        uri = uri or config.register.tracking_uri
+        source = f"models:/{config.register.name}@{config.register.alias}"
+    serve_source(
+        source,
+        host=host,
+        port=port,
+        tracking_uri=uri or default_uri(workspace.resolve()),
+        cache=workspace / "cache" / "served",
+        threads=threads,
+    )
+
+
+def _open(workspace: Path, store: str | None) -> "Workspace":
+    from pipeline.runner import Workspace
+
+    return Workspace.open(workspace, store_url=store)
+
+
+def _end_by_verdict(artifacts: dict[str, Any]) -> None:
+    """The gate's verdict becomes the exit code."""
+    from pipeline.gates import Verdict, require_pass
+
+    if "register" in artifacts:
+        require_pass(msgspec.convert(artifacts["register"].manifest.facts["verdict"], Verdict))
+
+
+def main() -> None:
+    """Entry point: every failure is one message on stderr and its exit code; a bug keeps its stack trace and is 1."""
+    try:
+        code = app(standalone_mode=False)
+    except Failure as failure:
+        typer.echo(f"retort: {failure}", err=True)
+        code = failure.exit_code
+    except typer.Abort:
+        typer.echo("retort: interrupted; run again to go on", err=True)
+        code = 130
+    except KeyboardInterrupt:
+        typer.echo("retort: interrupted; finished stages are kept, run again to go on", err=True)
+        code = 130
+    except Exception as error:
+        usage = getattr(error, "format_message", None)  # click's usage errors
+        if usage is None:
+            raise
+        typer.echo(f"retort: {usage()}", err=True)
+        code = BadRequest.exit_code
+    sys.stdout.flush()
+    sys.exit(code or 0)

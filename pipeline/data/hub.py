@@ -1,0 +1,72 @@
+"""Data sets of the Hugging Face hub: resolved to a commit, read at that commit."""
+
+import functools
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from pipeline.data.reading import dataset_table, datasets_cache
+from pipeline.data.table import Table, missing_column
+from pipeline.errors import BadRequest, Transient
+
+COMMIT = re.compile(r"[0-9a-f]{40}")
+TIMEOUT_S = 10.0
+
+
+@functools.cache
+def resolve_commit(repository: str, revision: str | None) -> str:
+    """The commit that a revision names; a 40-hex revision is one already and nobody is asked."""
+    if revision is not None and COMMIT.fullmatch(revision):
+        return revision
+    return _ask_hub(repository, revision)
+
+
+def _ask_hub(repository: str, revision: str | None) -> str:
+    import httpx
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, RepositoryNotFoundError, RevisionNotFoundError
+
+    name = f"data set {repository} at revision {revision or 'main'}"
+    try:
+        commit = HfApi().dataset_info(repository, revision=revision, timeout=TIMEOUT_S).sha
+    except (RepositoryNotFoundError, RevisionNotFoundError, HFValidationError) as error:
+        raise BadRequest(f"the hub has no {name}: check the id and the revision, or log in") from error
+    except (HfHubHTTPError, httpx.HTTPError, OSError) as error:
+        raise Transient(
+            f"{name} cannot be resolved on the hub ({type(error).__name__}): "
+            "give `revision` as a 40-hex commit, or local files (kind: files)"
+        ) from error
+    return str(commit)
+
+
+def load_hub(repository: str, *, config: str | None, revision: str, split: str, where: str, cache: Path) -> Table:
+    """One split at one commit."""
+    options = {"revision": revision, "split": split, "cache_dir": datasets_cache(cache)}
+    return dataset_table(_load(repository, config, where=where, **options), where=where)
+
+
+def stream_hub(
+    repository: str, *, config: str | None, revision: str, split: str, column: str, where: str
+) -> Iterator[object]:
+    """A column of one split, read only as far as it is asked for."""
+    for row in _load(repository, config, where=where, revision=revision, split=split, streaming=True):
+        if column not in row:
+            raise missing_column(column, where=where, columns=tuple(row))
+        yield row[column]
+
+
+def _load(repository: str, config: str | None, *, where: str, **options: Any) -> Any:
+    from datasets import load_dataset
+    from datasets.exceptions import DatasetNotFoundError
+
+    try:
+        return load_dataset(repository, config, **options)
+    except DatasetNotFoundError as error:
+        raise BadRequest(f"{where} is not on the hub: check the id and the revision, or log in") from error
+    except (ValueError, RuntimeError) as error:
+        raise BadRequest(f"{where} cannot be loaded: {str(error).splitlines()[0]}") from error
+    except OSError as error:
+        raise Transient(
+            f"{where} cannot be downloaded ({type(error).__name__}): try again later, or give local files (kind: files)"
+        ) from error

@@ -1,0 +1,203 @@
+"""From a fine-tuned model folder to one ONNX file whose answers are proven equal to torch's; every post-condition is an error.
+
+The graph comes from the public `torch.onnx.export` (dynamo) over eager attention: of the exports measured it is the one that
+quantizes to the fastest graph. Shapes: N texts, L tokens, C outputs.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from pipeline.data.batches import tokenize
+from pipeline.errors import BadArtifact
+from serving.bundle import Golden, GraphInput, Item, ServingSpec, seal_core
+from serving.engine import Engine, Tokens
+
+Floats = npt.NDArray[np.float32]
+MAX_IR, MAX_OPSET = 13, 26  # what onnxruntime 1.31 loads
+OPSET = 20
+PARITY_ATOL = 1e-4
+GOLDEN_ITEMS = 8
+UNSEEN_SHAPES = ((1, 3), (3, 17), (7, 40))
+BUCKETS = (16, 32, 64, 128, 256, 512)
+
+
+@dataclass(frozen=True)
+class Parity:
+    """How far the graph is from torch: over `texts` real texts, the largest |logit difference| and how many labels differ."""
+
+    texts: int
+    max_abs_difference: float
+    labels_differ: int
+
+
+def load_model(folder: Path) -> Any:
+    """The fine-tuned model in fp32 with eager attention, in eval mode."""
+    import torch
+    from optimum.exporters.tasks import TasksManager
+    from transformers import AutoConfig
+
+    config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    model_class = TasksManager.get_model_class_for_task("text-classification", model_type=config.model_type)
+    return model_class.from_pretrained(
+        folder, dtype=torch.float32, attn_implementation="eager", use_safetensors=True, local_files_only=True
+    ).eval()
+
+
+def export_onnx(model: Any, path: Path, *, inputs: Sequence[str]) -> None:
+    """Write `model` as one ONNX file with symbolic batch and length; BadArtifact where a dimension was specialised."""
+    import torch
+
+    example = _example(inputs, batch=2, length=16)
+    dynamic = {name: {0: "batch", 1: "length"} for name in inputs}
+    torch.onnx.export(
+        model,
+        args=(),
+        kwargs={name: torch.from_numpy(value) for name, value in example.items()},
+        f=path,
+        dynamo=True,
+        input_names=list(inputs),
+        output_names=["logits"],
+        dynamic_shapes=dynamic,
+        opset_version=OPSET,
+        external_data=False,
+        verbose=False,
+    )
+    check_graph(path)
+
+
+def check_graph(path: Path) -> None:
+    """The file stands alone, is within what the runtime loads, and names batch and length as symbols."""
+    import onnx
+
+    graph = onnx.load(path, load_external_data=False)
+    opset = max(entry.version for entry in graph.opset_import if entry.domain in ("", "ai.onnx"))
+    if graph.ir_version > MAX_IR or opset > MAX_OPSET:
+        raise BadArtifact(f"{path}: IR {graph.ir_version}, opset {opset}; onnxruntime loads up to IR {MAX_IR}, opset {MAX_OPSET}")
+    if outside := [tensor.name for tensor in graph.graph.initializer if tensor.external_data]:
+        raise BadArtifact(f"{path}: {outside[0]} lies outside the file; export with external_data=False")
+    symbols = {value.name: [d.dim_param for d in value.type.tensor_type.shape.dim] for value in graph.graph.input}
+    if fixed := [name for name, dims in symbols.items() if len(dims) != 2 or not all(dims)]:
+        raise BadArtifact(f"{path}: input {fixed[0]} has a fixed batch or length {symbols[fixed[0]]}; the export specialised it")
+    output = graph.graph.output[0]
+    if not output.type.tensor_type.shape.dim[0].dim_param:
+        raise BadArtifact(f"{path}: output {output.name} has a fixed batch; the export specialised it")
+
+
+def graph_inputs(tokenizer: Any) -> tuple[GraphInput, ...]:
+    """What the graph reads, in order: token types only where the family's tokenizer makes them."""
+    names: tuple[GraphInput, ...] = ("input_ids", "attention_mask", "token_type_ids")
+    return tuple(name for name in names if name in tokenizer.model_input_names)
+
+
+def buckets_up_to(max_length: int) -> tuple[int, ...]:
+    """Lengths the server warms up at."""
+    return tuple(bucket for bucket in BUCKETS if bucket < max_length) + (max_length,)
+
+
+def seal_bundle(folder: Path, *, model: Any, spec: ServingSpec, items: Sequence[Item]) -> str:
+    """Write serving.yaml and the golden inputs (torch's own logits) and seal the core; return the bundle's digest."""
+    encodings = encode(folder / "tokenizer.json", items[:GOLDEN_ITEMS], max_length=spec.max_length)
+    golden = Golden(
+        items=[list(item) for item in items[:GOLDEN_ITEMS]],
+        logits=torch_logits(model, encodings, spec).tolist(),
+        tolerance=PARITY_ATOL,
+    )
+    return seal_core(folder, spec=spec, golden=golden)
+
+
+def encode(tokenizer_file: Path, items: Sequence[Item], *, max_length: int) -> list[Tokens]:
+    """Items as the training half tokenizes them: parity then covers the tokenizer that ships too."""
+    from tokenizers import Tokenizer
+
+    tokens = tokenize(items, tokenizer=Tokenizer.from_file(str(tokenizer_file)), max_length=max_length)
+    return [Tokens(tokens.ids(i).tolist(), tokens.type_ids(i).tolist()) for i in range(len(tokens))]
+
+
+def torch_logits(model: Any, encodings: Sequence[Tokens], spec: ServingSpec) -> Floats:
+    """(N, C) from torch, every text alone and unpadded: the reference."""
+    import torch
+
+    rows = []
+    with torch.inference_mode():
+        for tokens in encodings:
+            fed = _feed([tokens], spec, length=len(tokens.ids))
+            rows.append(model(**{name: torch.from_numpy(value) for name, value in fed.items()}).logits.float().numpy())
+    return np.concatenate(rows)
+
+
+def check_parity(engine: Engine, model: Any, items: Sequence[Item]) -> Parity:
+    """Compare the shipped graph, through the shipped engine, with torch on real texts; BadArtifact when they differ."""
+    spec = engine.bundle.spec
+    encodings = encode(engine.bundle.path / "tokenizer.json", items, max_length=spec.max_length)
+    wanted_NC = torch_logits(model, encodings, spec)
+    found_NC = engine.logits(items)
+    difference = float(np.abs(wanted_NC - found_NC).max())
+    parity = Parity(len(items), difference, _labels_differ(wanted_NC, found_NC))
+    if difference > PARITY_ATOL or parity.labels_differ:
+        worst = int(np.abs(wanted_NC - found_NC).max(axis=1).argmax())
+        raise BadArtifact(
+            f"{engine.bundle.path}: the ONNX graph differs from torch by {difference:.3g} (allowed: {PARITY_ATOL:g}), "
+            f"{parity.labels_differ} of {len(items)} labels differ; worst text: {items[worst][0][:80]!r}"
+        )
+    return parity
+
+
+def check_shapes(engine: Engine, model: Any, *, vocabulary: int) -> None:
+    """Run shapes the export never saw, padded and not; BadArtifact names the shape that fails or differs from torch."""
+    import torch
+
+    generator = np.random.default_rng(0)
+    spec = engine.bundle.spec
+    for batch, length in UNSEEN_SHAPES:
+        lengths = generator.integers(1, length + 1, batch)
+        lengths[0] = length
+        tokens = [Tokens(generator.integers(1, vocabulary, n).tolist(), [0] * int(n)) for n in lengths]
+        fed = {name: torch.from_numpy(value) for name, value in _feed(tokens, spec, length=length).items()}
+        with torch.inference_mode():
+            wanted = model(**fed).logits.float().numpy()
+        difference = float(np.abs(wanted - engine.run(tokens)).max())
+        if difference > PARITY_ATOL:
+            raise BadArtifact(
+                f"{engine.bundle.path}: at batch {batch}, length {length} with padding the graph differs from torch by "
+                f"{difference:.3g} (allowed: {PARITY_ATOL:g}); a dimension was specialised in the export"
+            )
+
+
+def parameters_of(model: Any) -> int:
+    """Trained numbers in the model."""
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+def _labels_differ(wanted_NC: Floats, found_NC: Floats) -> int:
+    """Labels that differ though torch's own margin is more than rounding can bridge."""
+    if wanted_NC.shape[1] == 1:
+        return 0
+    top_NC = np.sort(wanted_NC, axis=1)
+    clear_N = top_NC[:, -1] - top_NC[:, -2] > 2 * PARITY_ATOL
+    return int(((wanted_NC.argmax(axis=1) != found_NC.argmax(axis=1)) & clear_N).sum())
+
+
+def _feed(tokens: Sequence[Tokens], spec: ServingSpec, *, length: int) -> dict[str, npt.NDArray[np.int64]]:
+    fed: dict[str, npt.NDArray[np.int64]] = {name: np.zeros((len(tokens), length), np.int64) for name in spec.graph_inputs}
+    fed["input_ids"][:] = spec.pad_id
+    for row, one in enumerate(tokens):
+        fed["input_ids"][row, : len(one.ids)] = one.ids
+        fed["attention_mask"][row, : len(one.ids)] = 1
+        if "token_type_ids" in fed:
+            fed["token_type_ids"][row, : len(one.ids)] = one.type_ids
+    return fed
+
+
+def _example(inputs: Sequence[str], *, batch: int, length: int) -> dict[str, npt.NDArray[np.int64]]:
+    values = {
+        "input_ids": np.arange(5, 5 + batch * length, dtype=np.int64).reshape(batch, length),
+        "attention_mask": np.ones((batch, length), np.int64),
+        "token_type_ids": np.zeros((batch, length), np.int64),
+    }
+    values["attention_mask"][-1, length // 2 :] = 0
+    return {name: values[name] for name in inputs}

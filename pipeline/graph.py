@@ -1,0 +1,205 @@
+"""Which steps a config asks for: a list in order, no engine. A stage is one row here, one module and one field of the config."""
+
+import hashlib
+import importlib
+import re
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from functools import cache
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any, Protocol, TypeVar
+
+import msgspec
+
+from pipeline.artifact import Artifact
+from pipeline.config import RunConfig
+from pipeline.progress import Reporter, track
+from pipeline.records import Record
+from pipeline.data.docstring_sets import Split as SplitName
+from pipeline.tasks import ALL, TUNING, Task, TaskData
+
+T = TypeVar("T")
+LOCKED = ("torch", "transformers", "tokenizers", "onnx", "onnxruntime")
+ROOT = Path(__file__).resolve().parent.parent
+_IMPORT = re.compile(r"^[ \t]*from ((?:pipeline|serving|benchmarks)[\w.]*) import (\([^)]*\)|.*)$", re.MULTILINE)
+
+
+class Source(Protocol):
+    """Something that exists before the run: teacher, text, task."""
+
+    def identity(self, cache: Path) -> str: ...
+
+
+@dataclass(frozen=True)
+class TaskSplits:
+    """A task reduced to the splits a stage may read: the reported split is not in reach of what chooses."""
+
+    task: Task
+    splits: tuple[SplitName, ...]
+
+    def identity(self, cache: Path) -> str:
+        """Digest of the settings and of these splits' data."""
+        return self.task.identity(cache, self.splits)
+
+    def load(self, tools: "Tools") -> TaskData:
+        """These splits."""
+        return self.task.load(tools.cache, tools.progress, self.splits)
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What a stage reads: sealed artifacts and sources, by role."""
+
+    artifacts: Mapping[str, Artifact]
+    sources: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Tools:
+    """What the runner lends a stage: its key, the workspace, a cache that may vanish, a folder for checkpoints, a reporter."""
+
+    key: str
+    workspace: Path
+    cache: Path
+    checkpoints: Path
+    reporter: Reporter
+
+    def progress(self, items: Iterable[T], what: str, total: int | None) -> Iterable[T]:
+        """`items`, with a bar: what data loading takes."""
+        return track(self.reporter, items, what, total, "items")
+
+
+@dataclass(frozen=True)
+class Step:
+    """One run of a stage. `inputs` maps a role to the label of an earlier step; `sources` to what exists before the run."""
+
+    stage: str
+    label: str
+    config: Record
+    inputs: Mapping[str, str]
+    sources: Mapping[str, Source]
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A stage's module. `fresh_for` limits the age of what it made; `place` is what the machine adds to its key."""
+
+    name: str
+    fresh_for: Callable[[Any], float] | None = None
+    place: Callable[[], str] | None = None
+
+    @property
+    def run(self) -> Callable[[Any, Inputs, Path, Tools], dict[str, Any]]:
+        """The stage's function; its module is imported here, and not before."""
+        function: Callable[[Any, Inputs, Path, Tools], dict[str, Any]] = importlib.import_module(
+            f"pipeline.stages.{self.name}"
+        ).run
+        return function
+
+
+def _here() -> str:
+    from benchmarks.machine import identity
+
+    return identity()
+
+
+STAGES = {
+    stage.name: stage
+    for stage in (
+        Stage("distill"),
+        Stage("finetune"),
+        Stage("export"),
+        Stage("quantize"),
+        Stage("benchmark", fresh_for=lambda config: config.max_age_hours * 3600, place=_here),
+        Stage("register"),
+    )
+}
+
+
+def expand(config: RunConfig) -> tuple[Step, ...]:
+    """The steps of a run, in the order they run.
+
+    finetune and export run for the teacher and for the student, quantize for the student, benchmark over all variants.
+    """
+    teacher, text = config.teacher, config.text
+    tuning, reported = TaskSplits(config.task, TUNING), TaskSplits(config.task, ALL)
+    models = {"finetune-teacher": "export-teacher", "finetune-student": "export-student"}
+    variants = {
+        "teacher-torch-fp32": "finetune-teacher",
+        "teacher-onnx-fp32": "export-teacher",
+        "student-onnx-fp32": "export-student",
+        "student-onnx-int8": "quantize-student",
+    }
+    earlier = ("distill", *models, *models.values(), "quantize-student", "benchmark")
+    return (
+        Step("distill", "distill", config.distill, {}, {"teacher": teacher, "text": text}),
+        Step("finetune", "finetune-teacher", config.finetune, {}, {"model": teacher, "task": tuning}),
+        Step("finetune", "finetune-student", config.finetune, {"model": "distill"}, {"task": tuning}),
+        *(Step("export", label, config.export, {"model": model}, {"task": tuning}) for model, label in models.items()),
+        Step("quantize", "quantize-student", config.quantize, {"bundle": "export-student"}, {"task": tuning}),
+        Step("benchmark", "benchmark", config.benchmark, variants, {"task": reported}),
+        Step("register", "register", config.register, {label: label for label in earlier}, {}),
+    )
+
+
+def step_key(step: Step, digests: Mapping[str, str]) -> str:
+    """The name of what a step would make: its stage and a hash of stage, config, inputs, code, versions and place."""
+    stage = STAGES[step.stage]
+    asked = {
+        "stage": step.stage,
+        "config": canonical(step.config),
+        "inputs": sorted(digests.items()),
+        "code": code_identity(step.stage),
+        "versions": versions(),
+        "place": stage.place() if stage.place else None,
+    }
+    text = msgspec.json.encode(asked, order="deterministic")
+    return f"{step.stage}-{hashlib.sha256(text).hexdigest()[:32]}"
+
+
+def canonical(config: Record) -> Any:
+    """A config as plain values in one form, whatever order or shorthand it was written in."""
+    return config.model_dump(mode="json")
+
+
+@cache
+def versions() -> dict[str, str]:
+    """The installed versions that decide what a stage computes."""
+    return {name: _version(name) for name in LOCKED}
+
+
+@cache
+def code_identity(stage: str) -> str:
+    """Hash of our own source files that a stage imports, directly or not. A README change must not retrain."""
+    seen: dict[str, str] = {}
+    waiting = [f"pipeline.stages.{stage}"]
+    while waiting:
+        module = waiting.pop()
+        path = _source_of(module)
+        if module in seen or path is None:
+            continue
+        seen[module] = hashlib.sha256(path.read_bytes()).hexdigest()
+        waiting.extend(_imports(path))
+    return hashlib.sha256(repr(sorted(seen.items())).encode()).hexdigest()
+
+
+@cache
+def _imports(path: Path) -> tuple[str, ...]:
+    """Modules of ours that a file names in an import, at its top or inside a function (by pattern: `plan` has no time to parse)."""
+    found: list[str] = []
+    for module, names in _IMPORT.findall(path.read_text(encoding="utf-8")):
+        found += [module, *(f"{module}.{name}" for name in re.findall(r"\w+", names))]
+    return tuple(found)
+
+
+def _source_of(module: str) -> Path | None:
+    base = ROOT.joinpath(*module.split("."))
+    return next((path for path in (base.with_suffix(".py"), base / "__init__.py") if path.is_file()), None)
+
+
+def _version(name: str) -> str:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return "absent"

@@ -1,0 +1,59 @@
+"""export: a fine-tuned model as a sealed bundle in fp32, proven equal to torch; leaves `bundle/`."""
+
+import shutil
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pydantic import Field
+
+from pipeline.records import Record
+
+if TYPE_CHECKING:
+    from pipeline.graph import Inputs, Tools
+
+
+class ExportConfig(Record):
+    """How many real texts the graph must agree with torch on (texts of the train and dev splits)."""
+
+    parity_texts: int = Field(default=256, ge=256)
+
+
+def run(config: ExportConfig, inputs: "Inputs", out: Path, tools: "Tools") -> dict[str, Any]:
+    """Export, seal, and check through the engine that will serve it."""
+    from pipeline import exporting
+    from pipeline.artifact import EVIDENCE, write_json
+    from pipeline.encoders.teachers import load_tokenizer
+    from pipeline.errors import BadArtifact
+    from serving.bundle import ServingSpec, read_bundle
+    from serving.engine import Engine
+
+    source, view = inputs.artifacts["model"], inputs.sources["task"]
+    data = view.load(tools)
+    items = (*data.train.items, *data.dev.items)[: config.parity_texts]
+    if len(items) < config.parity_texts:
+        raise BadArtifact(f"export proves parity on {config.parity_texts} real texts; train and dev hold only {len(items)}")
+    tokenizer, model = load_tokenizer(source.path), exporting.load_model(source.path)
+    bundle = out / "bundle"
+    bundle.mkdir()
+    spec = ServingSpec(
+        name=source.manifest.label.replace("finetune-", "") + "-onnx-fp32",
+        task=view.task.kind,
+        labels=data.label_names,
+        texts_per_item=view.task.texts_per_item,
+        max_length=tokenizer.model_max_length,
+        pad_id=tokenizer.pad_token_id,
+        graph_inputs=exporting.graph_inputs(tokenizer),
+        buckets=exporting.buckets_up_to(tokenizer.model_max_length),
+        parameters=exporting.parameters_of(model),
+    )
+    for name in ("config.json", "tokenizer.json", "tokenizer_config.json"):
+        shutil.copyfile(source.path / name, bundle / name)
+    with tools.reporter.bar("export", total=None, unit="graph"):
+        exporting.export_onnx(model, bundle / "model.onnx", inputs=spec.graph_inputs)
+    exporting.seal_bundle(bundle, model=model, spec=spec, items=items)
+    engine = Engine(read_bundle(bundle))
+    exporting.check_shapes(engine, model, vocabulary=len(tokenizer))
+    parity = exporting.check_parity(engine, model, items)
+    write_json(out / EVIDENCE / "parity.json", asdict(parity))
+    return {"bundle_digest": engine.bundle.digest, "parameters": spec.parameters, "parity": asdict(parity)}

@@ -1,0 +1,107 @@
+"""What a run ends with: the table, the verdict and its reason, what was registered, and where to look."""
+
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from pipeline.artifact import EVIDENCE, Artifact
+from pipeline.config import RunConfig
+from pipeline.runner import Planned, Workspace
+
+CURVES = {"distill": "distillation.png", "finetune-teacher": "finetune-teacher.png", "finetune-student": "finetune-student.png"}
+WIDTH = 150
+
+
+def plan_table(name: str, planned: Sequence[Planned]) -> None:
+    """What `run` would do, a row a step."""
+    from rich.table import Table
+
+    table = Table(title=f"plan of {name}", title_justify="left")
+    for heading in ("step", "state", "key"):
+        table.add_column(heading)
+    for one in planned:
+        state = f"waits for {', '.join(one.waits_for)}" if one.waits_for else one.state
+        table.add_row(one.step.label, state, one.key or "")
+    _console().print(table)
+
+
+def show_run(config: RunConfig, workspace: Workspace, artifacts: Mapping[str, Artifact]) -> dict[str, Any]:
+    """Print the summary of what is finished; return the same for machines."""
+    console = _console()
+    folder = workspace.run_folder(config.name)
+    curves = _collect_curves(artifacts, folder)
+    result: dict[str, Any] = {"run": config.name, "verdict": None, "model_uri": None, "variants": []}
+    if "benchmark" in artifacts:
+        result["variants"] = _show_figures(artifacts["benchmark"], console)
+    else:
+        _show_steps(config.name, artifacts, console)
+    if "register" in artifacts:
+        result |= _show_verdict(artifacts["register"], folder, console)
+    for picture in curves:
+        console.print(f"curve:      {picture}", soft_wrap=True)
+    console.print(f"again:      retort show, with the same config and settings; run folder {folder}", soft_wrap=True)
+    return result
+
+
+def _show_figures(benchmark: Artifact, console: Any) -> list[dict[str, Any]]:
+    from benchmarks.receipt import read_receipt
+    from benchmarks.report import Row, build_table
+
+    facts = benchmark.manifest.facts
+    rows = msgspec.convert(facts["rows"], list[Row])
+    console.print(build_table(rows, metric=facts["metric"], lengths=facts["lengths"], threads=facts["threads"]))
+    machine = read_receipt(benchmark.path).machine
+    console.print(
+        f"{machine.cpu_model}, {machine.cores} cores; {facts['test_texts']:,} test texts "
+        f"({facts['test_texts_also_in_train']} of them also in train); {facts['samples']} samples a length; "
+        f"{benchmark.manifest.finished_at}",
+        soft_wrap=True,
+    )
+    return [msgspec.to_builtins(row) for row in rows]
+
+
+def _show_verdict(register: Artifact, folder: Path, console: Any) -> dict[str, Any]:
+    facts = register.manifest.facts
+    verdict, registered = facts["verdict"], facts["registered"]
+    folder.mkdir(parents=True, exist_ok=True)
+    shutil.copyfile(register.path / "verdict.json", folder / "verdict.json")
+    console.print(f"gate:       {verdict['verdict']}: {verdict['reason']}", soft_wrap=True)
+    if registered is None:
+        return {"verdict": verdict["verdict"], "model_uri": None}
+    console.print(f"registered: {registered['model_uri']} is version {registered['version']}", soft_wrap=True)
+    console.print(f"registry:   mlflow ui --backend-store-uri {registered['tracking_uri']}", soft_wrap=True)
+    console.print(f"serve:      retort serve {registered['model_uri']}", soft_wrap=True)
+    return {"verdict": verdict["verdict"], "model_uri": registered["model_uri"]}
+
+
+def _show_steps(name: str, artifacts: Mapping[str, Artifact], console: Any) -> None:
+    from rich.table import Table
+
+    table = Table(title=f"finished steps of {name}", title_justify="left")
+    for heading in ("step", "seconds", "folder"):
+        table.add_column(heading, overflow="fold")
+    for label, artifact in artifacts.items():
+        table.add_row(label, f"{artifact.manifest.seconds:.1f}", str(artifact.path))
+    console.print(table)
+
+
+def _collect_curves(artifacts: Mapping[str, Artifact], folder: Path) -> list[Path]:
+    """Copies of the loss curves in the run folder, where one would look for them."""
+    pictures = []
+    for label, name in CURVES.items():
+        source = artifacts[label].path / EVIDENCE / "curve.png" if label in artifacts else None
+        if source is not None and source.is_file():
+            folder.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(source, folder / name)
+            pictures.append(folder / name)
+    return pictures
+
+
+def _console() -> Any:
+    from rich.console import Console
+
+    console = Console(highlight=False)
+    return console if console.is_terminal else Console(highlight=False, width=WIDTH)

@@ -1,0 +1,212 @@
+"""Tokenizer and ONNX session of one bundle, from texts to scores: the same code that is measured and that serves.
+
+Shapes: N items, L tokens, C outputs (one per label; 1 for regression).
+
+Every item is computed alone, as a batch of one: with dynamic int8 the scale of the activations is taken over the
+batch, so an answer would otherwise depend on who else asked.
+"""
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import onnxruntime
+from onnxruntime.capi import onnxruntime_pybind11_state as ort_errors
+from tokenizers import Tokenizer
+
+from serving.bundle import Bundle, Item
+from serving.cpu import cpu_features, usable_threads
+from serving.errors import BadArtifact, BadRequest
+
+Floats = npt.NDArray[np.float32]
+CPU = "CPUExecutionProvider"
+_ORT_ERRORS = (
+    *(ort_errors.Fail, ort_errors.InvalidArgument, ort_errors.InvalidGraph, ort_errors.InvalidProtobuf),
+    *(ort_errors.NotImplemented, ort_errors.RuntimeException, ort_errors.NoSuchFile),
+)
+
+
+class Tokens(NamedTuple):
+    """One item as the graph reads it: ids and segment numbers, both of length L, special tokens included."""
+
+    ids: list[int]
+    type_ids: list[int]
+
+
+@dataclass(frozen=True)
+class Answer:
+    """Scores (N, C), probabilities for classification and raw values for regression, and the time each phase took."""
+
+    scores: Floats
+    tokenize_ms: float
+    infer_ms: float
+
+
+class Engine:
+    """One loaded bundle; safe to call from several threads at once.
+
+    Raises:
+        BadArtifact: the CPU lacks a required feature, a provider is not there, or the graph does not load or match.
+    """
+
+    def __init__(
+        self, bundle: Bundle, *, threads: int | None = None, clock: Callable[[], float] = time.perf_counter
+    ) -> None:
+        _require_cpu(bundle)
+        self.bundle = bundle
+        self.threads = threads or usable_threads()
+        self._clock = clock
+        self._tokenizer = _load_tokenizer(bundle)
+        self._session = _open_session(bundle, threads=self.threads)
+        self._output = _match_graph(bundle, self._session)
+
+    def answer(self, items: Sequence[Item]) -> Answer:
+        started = self._clock()
+        tokens = self.encode(items)
+        encoded = self._clock()
+        logits_NC = self._run_alone(tokens)
+        regression = self.bundle.spec.task == "regression"
+        scores_NC = logits_NC if regression else _softmax(logits_NC)
+        infer_ms = (self._clock() - encoded) * 1e3
+        return Answer(scores=scores_NC, tokenize_ms=(encoded - started) * 1e3, infer_ms=infer_ms)
+
+    def logits(self, items: Sequence[Item]) -> Floats:
+        """(N, C): every item alone."""
+        return self._run_alone(self.encode(items))
+
+    def encode(self, items: Sequence[Item]) -> list[Tokens]:
+        """Tokenize, cut to `max_length`. The fast batch call is used for one item too: it lets other threads run.
+
+        Raises:
+            BadRequest: an item has the wrong number of texts, or gives no token at all.
+        """
+        count = self.bundle.spec.texts_per_item
+        for index, item in enumerate(items):
+            if len(item) != count:
+                raise BadRequest(f"item {index} has {len(item)} text(s); this model takes {count} per item")
+        texts = [item[0] if count == 1 else item for item in items]
+        tokens = [Tokens(ids=one.ids, type_ids=one.type_ids) for one in self._tokenizer.encode_batch_fast(texts)]
+        for index, one in enumerate(tokens):
+            if not one.ids:
+                raise BadRequest(f"item {index} has no token this model can read; send some text")
+        return tokens
+
+    def run(self, batch: Sequence[Tokens]) -> Floats:
+        """(N, C) logits of one padded batch.
+
+        Raises:
+            BadArtifact: the graph cannot compute this, or a logit is NaN or infinite: no such answer leaves this class.
+        """
+        name = self.bundle.spec.name
+        try:
+            (logits_NC,) = self._session.run([self._output], self._feed(batch))
+        except _ORT_ERRORS as error:
+            raise BadArtifact(f"model {name} cannot compute this input: {error}") from error
+        if not np.isfinite(logits_NC).all():
+            raise BadArtifact(f"model {name} gave NaN or infinity for this input; its weights are unfit")
+        found: Floats = logits_NC.astype(np.float32, copy=False)
+        return found
+
+    def warm(self) -> None:
+        """Run once at every bucket's length, so that no request pays for first allocations."""
+        for length in self.bundle.spec.buckets:
+            self.run([Tokens(ids=[self.bundle.spec.pad_id] * length, type_ids=[0] * length)])
+
+    def _run_alone(self, tokens: Sequence[Tokens]) -> Floats:
+        rows = [self.run([one]) for one in tokens]
+        return np.concatenate(rows) if rows else np.zeros((0, self.bundle.spec.outputs), np.float32)
+
+    def _feed(self, batch: Sequence[Tokens]) -> dict[str, npt.NDArray[np.int64]]:
+        lengths = [len(one.ids) for one in batch]
+        shape_NL = (len(batch), max(lengths))
+        feed = {
+            "input_ids": np.full(shape_NL, self.bundle.spec.pad_id, np.int64),
+            "attention_mask": np.zeros(shape_NL, np.int64),
+            "token_type_ids": np.zeros(shape_NL, np.int64),
+        }
+        for row, (one, length) in enumerate(zip(batch, lengths, strict=True)):
+            feed["input_ids"][row, :length] = one.ids
+            feed["attention_mask"][row, :length] = 1
+            feed["token_type_ids"][row, :length] = one.type_ids
+        return {name: feed[name] for name in self.bundle.spec.graph_inputs}
+
+
+def check_golden(engine: Engine) -> None:
+    """Compute the golden inputs here and compare.
+
+    Raises:
+        BadArtifact: a logit is further off than the bundle's tolerance.
+    """
+    golden = engine.bundle.golden
+    found = engine.logits([tuple(item) for item in golden.items])
+    off = np.abs(found - np.asarray(golden.logits, np.float32)).max(axis=1)
+    worst = int(off.argmax())
+    if off[worst] > golden.tolerance:
+        raise BadArtifact(
+            f"{engine.bundle.path}: golden input {worst} is off by {off[worst]:.4g} on this machine, more than the "
+            f"{golden.tolerance:.4g} allowed; this CPU or runtime computes another model than the one measured"
+        )
+
+
+def _softmax(logits_NC: Floats) -> Floats:
+    exp_NC = np.exp(logits_NC - logits_NC.max(axis=1, keepdims=True, initial=-np.inf))
+    scores: Floats = exp_NC / exp_NC.sum(axis=1, keepdims=True)
+    return scores
+
+
+def _require_cpu(bundle: Bundle) -> None:
+    missing = sorted(set(bundle.spec.cpu_features) - cpu_features())
+    if missing:
+        raise BadArtifact(
+            f"{bundle.path} needs CPU features this machine lacks: {', '.join(missing)}; "
+            "serve it on a CPU that has them or export a variant without"
+        )
+
+
+def _load_tokenizer(bundle: Bundle) -> Tokenizer:
+    path = bundle.path / "tokenizer.json"
+    try:
+        tokenizer: Tokenizer = Tokenizer.from_file(str(path))
+    except Exception as error:  # the library raises nothing narrower
+        raise BadArtifact(f"{path} is no tokenizer this version reads: {error}") from error
+    # Once and never per call: changing it while another thread encodes fails with "Already borrowed".
+    tokenizer.enable_truncation(max_length=bundle.spec.max_length, strategy="longest_first")
+    tokenizer.no_padding()
+    return tokenizer
+
+
+def _open_session(bundle: Bundle, *, threads: int) -> onnxruntime.InferenceSession:
+    wanted = list(bundle.spec.providers)
+    if missing := [name for name in wanted if name not in onnxruntime.get_available_providers()]:
+        raise BadArtifact(f"{bundle.path} needs {', '.join(missing)}, which this onnxruntime does not have")
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.log_severity_level = 3
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    options.add_session_config_entry("session.disable_cpu_ep_fallback", "0" if CPU in wanted else "1")
+    path = bundle.path / "model.onnx"
+    try:
+        session = onnxruntime.InferenceSession(path, sess_options=options, providers=wanted, enable_fallback=False)
+    except _ORT_ERRORS as error:
+        raise BadArtifact(f"{path} does not load: {error}") from error
+    if fallen := [name for name in wanted if name not in session.get_providers()]:
+        raise BadArtifact(f"{bundle.path}: {', '.join(fallen)} did not start; its answers would come from elsewhere")
+    return session
+
+
+def _match_graph(bundle: Bundle, session: onnxruntime.InferenceSession) -> str:
+    """Check that the graph is the one serving.yaml describes; return the name of its logits."""
+    told, inputs = bundle.spec.graph_inputs, session.get_inputs()
+    if names := {node.name for node in inputs} ^ set(told):
+        raise BadArtifact(f"{bundle.path}: the graph and serving.yaml disagree about {', '.join(sorted(names))}")
+    if wrong := [f"{node.name} as {node.type}" for node in inputs if node.type != "tensor(int64)"]:
+        raise BadArtifact(f"{bundle.path}: the graph reads {', '.join(wrong)}; export it with int64 inputs")
+    output = session.get_outputs()[0]
+    width = output.shape[-1]
+    if isinstance(width, int) and width != bundle.spec.outputs:
+        raise BadArtifact(f"{bundle.path}: the graph gives {width} logit(s); serving.yaml says {bundle.spec.outputs}")
+    return str(output.name)

@@ -1,0 +1,73 @@
+"""What the server counts, for Prometheus. accepted = ok + client_error + server_error + dropped + expired, always.
+
+A request that load shedding turned away was never accepted and is counted apart.
+"""
+
+import math
+from collections.abc import Callable
+from typing import Literal
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info, ProcessCollector, generate_latest
+
+Outcome = Literal["ok", "client_error", "server_error", "dropped", "expired", "rejected"]
+OUTCOMES: tuple[Outcome, ...] = ("ok", "client_error", "server_error", "dropped", "expired")
+PHASES = ("queue", "tokenize", "infer")
+_BUCKETS_S = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0)
+
+
+class Metrics:
+    """One registry of its own per server, so that two in one process do not collide."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        ProcessCollector(registry=self.registry)
+        self._accepted = Counter("retort_requests_accepted", "Requests let in.", registry=self.registry)
+        self._outcomes = Counter("retort_requests", "Accepted ones by outcome.", ["outcome"], registry=self.registry)
+        self._rejected = Counter("retort_requests_rejected", "Requests turned away by load.", registry=self.registry)
+        self._phases = Histogram(
+            "retort_phase_seconds", "Time by phase.", ["phase"], buckets=_BUCKETS_S, registry=self.registry
+        )
+        self._model = Info("retort_model", "The model that answers now.", registry=self.registry)
+        self.in_flight = Gauge("retort_requests_in_flight", "Requests being handled.", registry=self.registry)
+        self._queue = Gauge("retort_queue_length", "Requests waiting for an executor.", registry=self.registry)
+        self._queue_limit = Gauge("retort_queue_limit", "Requests that may wait.", registry=self.registry)
+        self._registry_up = Gauge("retort_registry_up", "Last poll; NaN: none.", registry=self.registry)
+        self._swaps = Counter("retort_model_swaps", "Versions put in service while running.", registry=self.registry)
+        self._refused = Counter("retort_model_versions_refused", "Versions quarantined.", registry=self.registry)
+        self._registry_up.set(math.nan)
+        for outcome in OUTCOMES:
+            self._outcomes.labels(outcome)
+        for phase in PHASES:
+            self._phases.labels(phase)
+
+    def count(self, outcome: Outcome) -> None:
+        """Close the account of one request."""
+        if outcome == "rejected":
+            self._rejected.inc()
+            return
+        self._accepted.inc()
+        self._outcomes.labels(outcome).inc()
+
+    def observe(self, *, queue_ms: float, tokenize_ms: float, infer_ms: float) -> None:
+        for phase, value_ms in zip(PHASES, (queue_ms, tokenize_ms, infer_ms), strict=True):
+            self._phases.labels(phase).observe(value_ms / 1e3)
+
+    def watch_queue(self, length: Callable[[], int], *, limit: int) -> None:
+        """Read the queue's length when asked; length / limit is the saturation to scale on."""
+        self._queue.set_function(length)
+        self._queue_limit.set(limit)
+
+    def serving(self, *, name: str, version: str, digest: str) -> None:
+        self._model.info({"name": name, "version": version, "digest": digest})
+
+    def registry_is_up(self, reachable: bool) -> None:
+        self._registry_up.set(reachable)
+
+    def swapped(self) -> None:
+        self._swaps.inc()
+
+    def refused(self) -> None:
+        self._refused.inc()
+
+    def text(self) -> bytes:
+        return generate_latest(self.registry)

@@ -1,0 +1,236 @@
+"""A real session of child processes on tiny bundles, and what it refuses."""
+
+import os
+from dataclasses import replace
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import pytest
+from fakes import expected_logits, tiny_bundle
+
+from benchmarks import session as sessions
+from benchmarks.children import run_child
+from benchmarks.machine import affinity
+from benchmarks.receipt import Load, Receipt, read_logits, read_receipt
+from benchmarks.session import Variant, interleaved, require_same, run_session
+from benchmarks.targets import Facts, OrtCpu
+from benchmarks.worker import LatencyResult, QualityJob, QualityResult
+from serving.errors import BadArtifact, BadRequest, Failure
+
+ITEMS = [(text,) for text in ("good bad fine dull", "bright", "awful fine good bad bad good", "fine fine dull bad")] * 6
+LOAD = Load(lengths=(5, 12), n=10, processes=2)
+
+
+def variant(name: str, path: Path, *, threads: int = 1) -> Variant:
+    return Variant(name=name, target=OrtCpu(threads=threads), path=path)
+
+
+@pytest.fixture(scope="module")
+def measured(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Receipt, list[tuple[int, str]]]:
+    """One session of two variants and two processes each, shared by the tests that look at it."""
+    root = tmp_path_factory.mktemp("session")
+    tiny_bundle(root / "a")
+    tiny_bundle(root / "b", bias=1.0)
+    told: list[tuple[int, str]] = []
+    receipt = run_session(
+        [variant("a", root / "a"), variant("b", root / "b")],
+        items=ITEMS,
+        out=root / "out",
+        load=LOAD,
+        progress=lambda done, what: told.append((done, what)),
+    )
+    return root, receipt, told
+
+
+def test_a_session_names_what_where_and_how(measured: tuple[Path, Receipt, list[tuple[int, str]]]) -> None:
+    _, receipt, _ = measured
+    assert [each.name for each in receipt.variants] == ["a", "b"]
+    assert receipt.variant("a").facts.digest != receipt.variant("b").facts.digest
+    assert receipt.how.order == ("a", "b", "b", "a")
+    assert (receipt.how.threads, receipt.how.cores) == (1, affinity()[:1])
+    assert receipt.machine.cores >= 1
+
+
+def test_a_session_keeps_every_sample_by_length_series_and_process(
+    measured: tuple[Path, Receipt, list[tuple[int, str]]],
+) -> None:
+    _, receipt, _ = measured
+    samples = receipt.variant("a").samples_ns
+    assert set(samples) == {5, 12}
+    assert [len(process) for process in samples[12]["end_to_end"]] == [10, 10]
+    latency = receipt.variant("a").latency[12]["end_to_end"]
+    assert latency.p50_ms == pytest.approx(np.median(np.concatenate(samples[12]["end_to_end"])) / 1e6)
+    assert (latency.n, latency.processes, latency.p95_ms) == (20, 2, None)
+
+
+def test_the_logits_of_each_variant_lie_beside_the_receipt(
+    measured: tuple[Path, Receipt, list[tuple[int, str]]],
+) -> None:
+    root, _, _ = measured
+    bundle = tiny_bundle(root / "again", bias=1.0)
+    expected = [expected_logits(item, spec=bundle.spec, bias=1.0) for item in ITEMS]
+    np.testing.assert_allclose(read_logits(root / "out", "b"), expected, rtol=1e-5)
+
+
+def test_progress_adds_up_to_the_announced_total(measured: tuple[Path, Receipt, list[tuple[int, str]]]) -> None:
+    _, _, told = measured
+    assert sum(done for done, _ in told) == LOAD.requests(variants=2, items=len(ITEMS))
+    assert list(dict.fromkeys(what for _, what in told)) == [
+        "quality of a",
+        "quality of b",
+        "latency of a, process 1 of 2",
+        "latency of b, process 1 of 2",
+        "latency of b, process 2 of 2",
+        "latency of a, process 2 of 2",
+    ]
+
+
+def test_a_receipt_survives_its_file(measured: tuple[Path, Receipt, list[tuple[int, str]]]) -> None:
+    root, receipt, _ = measured
+    assert read_receipt(root / "out") == receipt
+
+
+def test_an_unknown_variant_is_answered_with_the_measured_ones(
+    measured: tuple[Path, Receipt, list[tuple[int, str]]],
+) -> None:
+    with pytest.raises(BadArtifact, match=r"^the receipt has no variant 'c': it has a, b$"):
+        measured[1].variant("c")
+
+
+def test_a_damaged_receipt_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "receipt.json").write_text('{"started": ')
+    with pytest.raises(BadArtifact, match=r"receipt\.json is not a receipt of schema 1: .*; run the benchmark again$"):
+        read_receipt(tmp_path)
+
+
+def test_the_order_turns_around_with_every_repeat(tmp_path: Path) -> None:
+    variants = [variant(name, tmp_path) for name in "abc"]
+    assert "".join(each.name for _, each in interleaved(variants, processes=3)) == "abccbaabc"
+
+
+def test_an_altered_bundle_is_told_with_the_variant_and_the_reason(tmp_path: Path) -> None:
+    tiny_bundle(tmp_path / "a")
+    (tmp_path / "a/config.json").write_text("{}")
+    with pytest.raises(BadArtifact) as caught:
+        run_session([variant("a", tmp_path / "a")], items=ITEMS, out=tmp_path / "out", load=LOAD)
+    assert str(caught.value) == (
+        f"measuring a: the process ended with exit code 65; its last lines:\n"
+        f"  {tmp_path}/a: config.json was altered after it was sealed; fetch or export the bundle again"
+    )
+
+
+def dying(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: str) -> str:
+    """Run a child whose program is `code`; return the failure's message."""
+    (tmp_path / "dying_child.py").write_text(code)
+    monkeypatch.setattr("benchmarks.children.CHECKOUT", tmp_path)
+    job = QualityJob("int8", {"kind": "ort-cpu"}, "", (), (), "")
+    with pytest.raises(Failure) as caught:
+        run_child(job, result_type=QualityResult, threads=1, tell=lambda _done: None, module="dying_child")
+    assert type(caught.value) is Failure
+    return str(caught.value)
+
+
+def test_a_child_that_dies_of_a_bug_is_told_with_its_last_lines(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    message = dying(
+        tmp_path, monkeypatch, "import sys\nfor i in range(9): print('line', i, file=sys.stderr)\nsys.exit(3)"
+    )
+    lines = "\n".join(f"  line {i}" for i in range(3, 9))
+    assert message == f"measuring int8: the process ended with exit code 3; its last lines:\n{lines}"
+
+
+def test_a_child_killed_by_the_kernel_is_told_with_the_signal_and_a_hint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    message = dying(tmp_path, monkeypatch, "import os\nos.kill(os.getpid(), 9)")
+    assert message == (
+        "measuring int8: the process was ended by SIGKILL (the kernel's out-of-memory killer does this; free memory "
+        "and run again); its last lines:\n  (it wrote nothing to stderr)"
+    )
+
+
+def test_a_child_gets_the_thread_settings_before_any_library_loads(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    code = "import os, sys\nsys.exit(' '.join(os.environ[k] for k in ('OMP_NUM_THREADS', 'TOKENIZERS_PARALLELISM')))"
+    assert dying(tmp_path, monkeypatch, code).endswith("its last lines:\n  1 false")
+
+
+def test_a_child_is_ended_when_its_parent_is_interrupted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    code = (
+        "import os, pathlib, sys, time\n"
+        "pathlib.Path('pid').write_text(str(os.getpid()))\n"
+        'print(\'{"done": 1, "total": 2}\', flush=True)\n'
+        "time.sleep(60)\n"
+    )
+    (tmp_path / "slow_child.py").write_text(code)
+    monkeypatch.setattr("benchmarks.children.CHECKOUT", tmp_path)
+
+    def interrupt(_done: int) -> None:
+        raise KeyboardInterrupt
+
+    job = QualityJob("int8", {"kind": "ort-cpu"}, "", (), (), "")
+    with pytest.raises(KeyboardInterrupt):
+        run_child(job, result_type=QualityResult, threads=1, tell=interrupt, module="slow_child")
+    with pytest.raises(ProcessLookupError):
+        os.kill(int((tmp_path / "pid").read_text()), 0)
+
+
+FACTS = Facts(digest="d" * 64, size_mb=1.0, parameters=1, providers=())
+TIMED = LatencyResult("int8", FACTS, 1.0, 1.0, 0, {}, [[0.0, 1.0]])
+GATED = QualityResult("int8", FACTS, n=1, seconds=1.0)
+
+
+def test_a_timed_process_that_answers_otherwise_is_refused() -> None:
+    require_same(TIMED, GATED, gated=np.array([[0.0, 1.0]]), tolerance=1e-3)
+    with pytest.raises(BadArtifact) as caught:
+        require_same(TIMED, GATED, gated=np.array([[0.0, 1.5]]), tolerance=1e-3)
+    assert str(caught.value) == (
+        "int8 answers differently when timed: a probe's logit is off by 0.5, more than 0.001; "
+        "what was timed is not what was gated"
+    )
+
+
+def test_logits_that_are_no_numbers_are_never_the_same() -> None:
+    with pytest.raises(BadArtifact, match="off by nan"):
+        require_same(TIMED, GATED, gated=np.array([[0.0, np.nan]]), tolerance=1e-3)
+
+
+def test_a_file_that_changed_between_scoring_and_timing_is_refused() -> None:
+    changed = msgspec.structs.replace(GATED, facts=msgspec.structs.replace(FACTS, digest="e" * 64))
+    with pytest.raises(BadArtifact) as caught:
+        require_same(TIMED, changed, gated=np.array([[0.0, 1.0]]), tolerance=1e-3)
+    assert str(caught.value) == (
+        "int8 changed during the session: its quality is of eeeeeeeeeeee, its latency of dddddddddddd; "
+        "leave the files alone and run the benchmark again"
+    )
+
+
+def refused(variants: list[Variant], out: Path, **changes: object) -> str:
+    arguments = {"items": ITEMS, "out": out, "load": LOAD, **changes}
+    with pytest.raises(BadRequest) as caught:
+        run_session(variants, **arguments)
+    return str(caught.value)
+
+
+def test_variants_with_different_threads_are_not_compared(tmp_path: Path) -> None:
+    one = variant("a", tmp_path)
+    other = replace(variant("b", tmp_path), target=OrtCpu(threads=2))
+    assert refused([one, other], tmp_path) == (
+        "variants are compared with the same number of threads, got {'a': 1, 'b': 2}: give all targets the same"
+    )
+
+
+def test_more_threads_than_cores_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sessions, "affinity", lambda: (0, 1))
+    message = refused([variant("a", tmp_path, threads=3)], tmp_path)
+    assert message == "3 threads on 2 cores would time each other: choose at most 2"
+
+
+def test_a_session_without_items_or_with_one_name_twice_is_refused(tmp_path: Path) -> None:
+    twice = [variant("a", tmp_path), variant("a", tmp_path)]
+    expected = "a session needs items and differently named variants: got {} items, {}"
+    assert refused(twice, tmp_path) == expected.format(24, "['a', 'a']")
+    assert refused(twice[:1], tmp_path, items=[]) == expected.format(0, "['a']")

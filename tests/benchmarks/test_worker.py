@@ -1,0 +1,125 @@
+"""The child's work, done in this process: what it measures and what it refuses."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import pytest
+from fakes import expected_logits, tiny_bundle
+
+from benchmarks import worker
+from benchmarks.worker import LatencyJob, LatencyResult, QualityJob
+from serving.bundle import read_bundle
+from serving.engine import Engine
+from serving.errors import BadArtifact
+
+ITEMS = (("good bad fine",), ("bright",), ("dull awful bad",))
+
+
+def latency_job(path: Path, **changes: object) -> LatencyJob:
+    job = LatencyJob(
+        variant="tiny",
+        target={"kind": "ort-cpu", "threads": 1},
+        path=str(path),
+        cores=(),
+        buckets={5: (("good bad fine",), ("dull awful bad",))},
+        probes=ITEMS,
+        n=7,
+    )
+    return msgspec.structs.replace(job, **changes)
+
+
+def ignore(_done: int, _total: int) -> None:
+    pass
+
+
+def test_a_latency_job_yields_every_series_with_n_samples(tmp_path: Path) -> None:
+    bundle = tiny_bundle(tmp_path)
+    told: list[tuple[int, int]] = []
+    result = worker.measure_latency(latency_job(tmp_path), tell=lambda *counts: told.append(counts))
+    samples = result.buckets[5].samples_ns
+    assert {name: len(series) for name, series in samples.items()} == {
+        "tokenize": 7,
+        "infer": 7,
+        "score": 7,
+        "end_to_end": 7,
+    }
+    assert all(
+        total >= tokenize + infer
+        for total, tokenize, infer in zip(samples["end_to_end"], samples["tokenize"], samples["infer"], strict=True)
+    )
+    assert result.facts.digest == bundle.digest
+    assert result.cold_start_ms > 0
+    assert result.peak_mb > 10
+    assert told == [(7, 7)]
+
+
+def test_a_latency_job_answers_the_probes(tmp_path: Path) -> None:
+    bundle = tiny_bundle(tmp_path)
+    result = worker.measure_latency(latency_job(tmp_path), tell=ignore)
+    expected = [expected_logits(item, spec=bundle.spec) for item in ITEMS]
+    np.testing.assert_allclose(result.probe_logits, expected, rtol=1e-5)
+
+
+def test_items_that_are_not_as_long_as_they_claim_are_refused(tmp_path: Path) -> None:
+    tiny_bundle(tmp_path)
+    with pytest.raises(BadArtifact) as caught:
+        worker.measure_latency(latency_job(tmp_path, buckets={6: ITEMS[:1]}), tell=ignore)
+    assert str(caught.value) == (
+        "tiny reads items of 6 tokens as [5]: variants compared at one length need the same tokenizer "
+        "and a max_length that reaches it"
+    )
+
+
+def test_a_quality_job_writes_the_logits_of_all_items_in_order(tmp_path: Path) -> None:
+    bundle = tiny_bundle(tmp_path / "bundle")
+    items = ITEMS * 20
+    job = QualityJob("tiny", {"kind": "ort-cpu"}, str(bundle.path), (), items, str(tmp_path / "logits.npy"))
+    told: list[tuple[int, int]] = []
+    result = worker.measure_quality(job, tell=lambda *counts: told.append(counts))
+    expected = [expected_logits(item, spec=bundle.spec) for item in items]
+    np.testing.assert_allclose(np.load(tmp_path / "logits.npy"), expected, rtol=1e-5)
+    assert (result.n, result.facts.digest, told[-1]) == (60, bundle.digest, (60, 60))
+
+
+def test_the_score_step_is_the_one_that_serves(tmp_path: Path) -> None:
+    tiny_bundle(tmp_path, labels=("a", "b", "c"))
+    engine = Engine(read_bundle(tmp_path), threads=1)
+    np.testing.assert_array_equal(worker.softmax(engine.logits(ITEMS)), engine.answer(ITEMS).scores)
+
+
+def test_the_command_writes_a_result_and_tells_progress_as_json_lines(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    tiny_bundle(tmp_path / "bundle")
+    (tmp_path / "job.json").write_bytes(msgspec.json.encode(latency_job(tmp_path / "bundle")))
+    assert worker.main([str(tmp_path / "job.json"), str(tmp_path / "result.json")]) == 0
+    result = msgspec.json.decode((tmp_path / "result.json").read_bytes(), type=LatencyResult)
+    assert result.variant == "tiny"
+    assert json.loads(capfd.readouterr().out) == {"done": 7, "total": 7}
+
+
+def test_an_expected_failure_is_told_on_stderr_with_its_exit_code(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "job.json").write_bytes(msgspec.json.encode(latency_job(tmp_path / "nowhere")))
+    assert worker.main([str(tmp_path / "job.json"), str(tmp_path / "result.json")]) == BadArtifact.exit_code
+    assert "nowhere is not a bundle" in capfd.readouterr().err
+    assert not (tmp_path / "result.json").exists()
+
+
+def test_peak_memory_is_the_process_s_own_high_water_mark(tmp_path: Path) -> None:
+    (tmp_path / "status").write_text("Name:\tpython\nVmPeak:\t 9 kB\nVmHWM:\t  250000 kB\nVmRSS:\t 1 kB\n")
+    assert worker.peak_mb(tmp_path / "status") == 256.0
+
+
+def test_importing_the_measuring_half_loads_no_heavy_library() -> None:
+    code = (
+        "import sys, benchmarks.worker, benchmarks.session, benchmarks.report\n"
+        "print([name for name in ('torch', 'transformers', 'onnxruntime') if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"

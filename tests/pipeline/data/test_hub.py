@@ -1,0 +1,60 @@
+from types import SimpleNamespace
+
+import pytest
+
+from pipeline.data.hub import resolve_commit
+from pipeline.errors import BadRequest, Transient
+
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
+
+
+def answer(monkeypatch: pytest.MonkeyPatch, outcome: object) -> list[dict[str, object]]:
+    """Puts a fake in place of the hub's API: it returns a commit, or raises."""
+    asked: list[dict[str, object]] = []
+
+    def dataset_info(self: object, repository: str, **options: object) -> SimpleNamespace:
+        asked.append({"repository": repository, **options})
+        if isinstance(outcome, Exception):
+            raise outcome
+        return SimpleNamespace(sha=outcome)
+
+    monkeypatch.setattr("huggingface_hub.HfApi.dataset_info", dataset_info)
+    resolve_commit.cache_clear()
+    return asked
+
+
+def test_a_commit_is_taken_as_it_is_without_asking(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = answer(monkeypatch, ConnectionError("no network in tests"))
+
+    assert resolve_commit("owner/data", COMMIT) == COMMIT
+    assert asked == []
+
+
+def test_a_branch_is_resolved_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = answer(monkeypatch, COMMIT)
+
+    assert [resolve_commit("owner/data", "main") for _ in range(2)] == [COMMIT, COMMIT]
+    assert asked == [{"repository": "owner/data", "revision": "main", "timeout": 10.0}]
+
+
+def test_a_hub_out_of_reach_is_transient_and_says_the_way_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    answer(monkeypatch, ConnectionError("refused"))
+
+    with pytest.raises(Transient) as caught:
+        resolve_commit("owner/data", None)
+
+    assert str(caught.value) == (
+        "data set owner/data at revision main cannot be resolved on the hub (ConnectionError): "
+        "give `revision` as a 40-hex commit, or local files (kind: files)"
+    )
+
+
+def test_an_id_that_is_none_is_a_bad_request() -> None:
+    resolve_commit.cache_clear()
+
+    with pytest.raises(BadRequest) as caught:
+        resolve_commit("not a//valid id", "v1")
+
+    assert str(caught.value) == (
+        "the hub has no data set not a//valid id at revision v1: check the id and the revision, or log in"
+    )

@@ -1,0 +1,196 @@
+import re
+from pathlib import Path
+
+import msgspec
+import pytest
+from fakes import tiny_bundle
+
+from serving.bundle import Bundle, Golden, ServingSpec, read_bundle, seal_core
+from serving.errors import BadArtifact
+
+AGAIN = "fetch or export the bundle again"
+CORE = "config.json, golden.json, model.onnx, serving.yaml, tokenizer.json"
+
+
+@pytest.fixture
+def bundle(tmp_path: Path) -> Bundle:
+    return tiny_bundle(tmp_path / "bundle")
+
+
+def reseal(bundle: Bundle, **changes: object) -> str:
+    return seal_core(bundle.path, spec=msgspec.structs.replace(bundle.spec, **changes), golden=bundle.golden)
+
+
+def refusal(path: Path) -> str:
+    with pytest.raises(BadArtifact) as refused:
+        read_bundle(path)
+    return str(refused.value)
+
+
+def test_a_sealed_bundle_reads_back_as_it_was_written(bundle: Bundle) -> None:
+    assert read_bundle(bundle.path) == bundle
+    assert bundle.spec.labels == ("negative", "positive")
+    assert bundle.golden.items[0] == ["good"]
+
+
+def test_the_manifest_lists_the_core_sorted_and_its_hash_is_the_digest(bundle: Bundle) -> None:
+    import hashlib
+
+    manifest = (bundle.path / "manifest.sha256").read_bytes()
+    lines = manifest.decode().splitlines()
+    assert [line.split("  ")[1] for line in lines] == CORE.split(", ")
+    assert bundle.digest == hashlib.sha256(manifest).hexdigest()
+
+
+def test_sealing_the_same_core_twice_gives_the_same_digest(bundle: Bundle, tmp_path: Path) -> None:
+    assert tiny_bundle(tmp_path / "again").digest == bundle.digest
+
+
+def test_receipts_and_tuning_beside_the_core_change_nothing(bundle: Bundle) -> None:
+    (bundle.path / "receipts").mkdir()
+    (bundle.path / "receipts" / "latency@here.json").write_text("{}")
+    (bundle.path / "tuning@here.json").write_text("{}")
+    assert read_bundle(bundle.path).digest == bundle.digest
+
+
+def test_optional_tokenizer_files_are_covered(bundle: Bundle) -> None:
+    (bundle.path / "tokenizer_config.json").write_text("{}")
+    assert reseal(bundle) != bundle.digest
+    (bundle.path / "tokenizer_config.json").write_text("{ }")
+    assert refusal(bundle.path) == f"{bundle.path}: tokenizer_config.json was altered after it was sealed; {AGAIN}"
+
+
+@pytest.mark.parametrize("name", CORE.split(", "))
+def test_a_tampered_core_file_is_refused(bundle: Bundle, name: str) -> None:
+    with (bundle.path / name).open("ab") as file:
+        file.write(b" ")
+    assert refusal(bundle.path) == f"{bundle.path}: {name} was altered after it was sealed; {AGAIN}"
+
+
+@pytest.mark.parametrize("name", CORE.split(", "))
+def test_a_missing_core_file_is_refused(bundle: Bundle, name: str) -> None:
+    (bundle.path / name).unlink()
+    assert refusal(bundle.path) == f"{bundle.path}: {name} is missing; {AGAIN}"
+
+
+def test_a_folder_without_a_manifest_is_no_bundle(tmp_path: Path) -> None:
+    told = "is not a bundle: it has no manifest.sha256; name a folder that export or quantize sealed"
+    assert refusal(tmp_path) == f"{tmp_path} {told}"
+
+
+@pytest.mark.parametrize(
+    "manifest",
+    [
+        b"",
+        b"garbage\n",
+        b"\xff\xfe\n",
+        b"0" * 64 + b"  ../../etc/passwd\n",
+        b"0" * 64 + b"  model.onnx\n",
+    ],
+)
+def test_a_manifest_that_does_not_list_the_core_is_refused(bundle: Bundle, manifest: bytes) -> None:
+    path = bundle.path / "manifest.sha256"
+    path.write_bytes(manifest)
+    assert refusal(bundle.path) == f"{path} does not list exactly the core files {CORE}"
+
+
+def test_a_manifest_that_lists_a_file_of_no_core_is_refused(bundle: Bundle) -> None:
+    path = bundle.path / "manifest.sha256"
+    path.write_text(path.read_text() + "0" * 64 + "  zz.py\n")
+    assert refusal(bundle.path) == f"{path} does not list exactly the core files {CORE}"
+
+
+def test_a_tokenizer_file_slipped_in_after_the_seal_is_refused(bundle: Bundle) -> None:
+    (bundle.path / "special_tokens_map.json").write_text("{}")
+    told = "special_tokens_map.json came after the seal; remove it or export again"
+    assert refusal(bundle.path) == f"{bundle.path}: {told}"
+
+
+def test_a_newer_schema_is_told_apart_from_a_broken_one(bundle: Bundle) -> None:
+    with pytest.raises(BadArtifact) as refused:
+        reseal(bundle, schema=2)
+    told = "schema 2 is newer than 1, the newest this version reads; update Retort"
+    assert str(refused.value) == f"{bundle.path / 'serving.yaml'}: {told}"
+
+
+@pytest.mark.parametrize(
+    ("changes", "fault"),
+    [
+        ({"labels": ("one",)}, "classification needs two labels or more"),
+        ({"labels": ("a", "a", "b")}, "labels must differ from each other"),
+        ({"task": "regression"}, "regression has no labels"),
+        ({"graph_inputs": ("attention_mask",)}, "graph_inputs must name input_ids"),
+        ({"graph_inputs": ("input_ids", "input_ids")}, "graph_inputs must differ from each other"),
+        ({"buckets": ()}, "buckets must be ascending lengths"),
+        ({"buckets": (16, 8)}, "buckets must be ascending lengths"),
+        ({"buckets": (8, 17)}, "no bucket may exceed max_length"),
+        ({"providers": ()}, "providers must name at least one"),
+    ],
+)
+def test_a_spec_that_contradicts_itself_cannot_be_made(bundle: Bundle, changes: dict[str, object], fault: str) -> None:
+    with pytest.raises(ValueError, match=f"^{re.escape(fault)}$"):
+        ServingSpec(**(msgspec.structs.asdict(bundle.spec) | changes))
+
+
+@pytest.mark.parametrize(
+    ("changes", "fault"),
+    [
+        ({"max_items": 0}, "Expected `int` >= 1 - at `$.max_items`"),
+        ({"texts_per_item": 3}, "Expected `int` <= 2 - at `$.texts_per_item`"),
+        ({"name": ""}, "Expected `str` of length >= 1 - at `$.name`"),
+        ({"graph_inputs": ("input_ids", "inputs")}, "Invalid enum value 'inputs' - at `$.graph_inputs[1]`"),
+    ],
+)
+def test_what_cannot_be_read_back_is_not_sealed(bundle: Bundle, changes: dict[str, object], fault: str) -> None:
+    with pytest.raises(BadArtifact) as refused:
+        reseal(bundle, **changes)
+    assert str(refused.value) == f"{bundle.path / 'serving.yaml'}: {fault}"
+
+
+def test_an_unknown_key_in_the_spec_is_refused(bundle: Bundle) -> None:
+    with pytest.raises(BadArtifact) as refused:
+        _write_spec(bundle, threads=4)
+    assert str(refused.value) == f"{bundle.path / 'serving.yaml'}: Object contains unknown field `threads`"
+
+
+def test_labels_that_yaml_could_mistake_stay_text(tmp_path: Path) -> None:
+    assert tiny_bundle(tmp_path, labels=("no", "yes", "1", "null")).spec.labels == ("no", "yes", "1", "null")
+
+
+@pytest.mark.parametrize(
+    ("items", "logits", "fault"),
+    [
+        ([], [], "0 items and 0 rows of logits; needs one row per item"),
+        ([["a"]], [], "1 items and 0 rows of logits; needs one row per item"),
+        ([["a", "b"]], [[0.0, 1.0]], "an item has not 1 text(s), as serving.yaml says"),
+        ([["a"]], [[0.0]], "a row has not 2 logit(s), as serving.yaml says"),
+        ([["a"]], [[0.0, float("nan")]], "Expected `float`, got `null` - at `$.logits[0][1]`"),
+    ],
+)
+def test_golden_inputs_that_do_not_fit_are_refused(
+    bundle: Bundle, items: list[list[str]], logits: list[list[float]], fault: str
+) -> None:
+    with pytest.raises(BadArtifact) as refused:
+        seal_core(bundle.path, spec=bundle.spec, golden=Golden(items=items, logits=logits, tolerance=0.1))
+    assert str(refused.value) == f"{bundle.path / 'golden.json'}: {fault}"
+
+
+def test_an_incomplete_core_cannot_be_sealed(bundle: Bundle) -> None:
+    (bundle.path / "model.onnx").unlink()
+    (bundle.path / "config.json").unlink()
+    with pytest.raises(BadArtifact) as refused:
+        reseal(bundle)
+    told = "cannot seal a bundle without config.json, model.onnx; write them first"
+    assert str(refused.value) == f"{bundle.path}: {told}"
+
+
+def _write_spec(bundle: Bundle, **changes: object) -> None:
+    """Seal a serving.yaml that no ServingSpec would be."""
+    import hashlib
+
+    path = bundle.path / "serving.yaml"
+    path.write_bytes(msgspec.yaml.encode(msgspec.structs.asdict(bundle.spec) | changes))
+    manifest = bundle.path / "manifest.sha256"
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    manifest.write_text(re.sub(r"[0-9a-f]{64}(?=  serving.yaml)", digest, manifest.read_text()))
+    read_bundle(bundle.path)

@@ -1,0 +1,133 @@
+import math
+
+import msgspec
+import numpy as np
+import pytest
+from fakes import tiny_bundle
+
+from serving.bundle import ServingSpec
+from serving.errors import BadRequest
+from serving.schema import MAX_BODY_BYTES, TooLarge, check_size, parse_items, parse_timeout_s, results
+
+SINGLES = '; send {"texts": ["a", ...]} as UTF-8 JSON'
+PAIRS = '; send {"texts": [["a", "b"], ...]} as UTF-8 JSON'
+
+
+@pytest.fixture(scope="module")
+def spec(tmp_path_factory: pytest.TempPathFactory) -> ServingSpec:
+    return tiny_bundle(tmp_path_factory.mktemp("bundle"), max_items=3, max_characters=10).spec
+
+
+@pytest.fixture(scope="module")
+def pairs(spec: ServingSpec) -> ServingSpec:
+    return msgspec.structs.replace(spec, texts_per_item=2)
+
+
+def refusal(body: bytes, spec: ServingSpec) -> str:
+    with pytest.raises(BadRequest) as refused:
+        parse_items(body, spec=spec)
+    return str(refused.value)
+
+
+def test_single_texts_become_items_of_one(spec: ServingSpec) -> None:
+    assert parse_items(b'{"texts": ["a", ""]}', spec=spec) == [("a",), ("",)]
+
+
+def test_pairs_become_items_of_two(pairs: ServingSpec) -> None:
+    assert parse_items(b'{"texts": [["a", "b"]]}', spec=pairs) == [("a", "b")]
+
+
+def test_escaped_nul_and_astral_characters_are_text(spec: ServingSpec) -> None:
+    assert parse_items(rb'{"texts": ["\u0000", "\ud83d\ude00"]}', spec=spec) == [("\0",), ("😀",)]
+
+
+@pytest.mark.parametrize(
+    ("body", "fault"),
+    [
+        (b"", "Input data was truncated"),
+        (b"[]", "Expected `object`, got `array`"),
+        (b"{}", "Object missing required field `texts`"),
+        (b'{"text": ["a"]}', "Object contains unknown field `text`"),
+        (b'{"texts": "a"}', "Expected `array`, got `str` - at `$.texts`"),
+        (b'{"texts": ["a", 1]}', "Expected `str`, got `int` - at `$.texts[1]`"),
+        (b'{"texts": [null]}', "Expected `str`, got `null` - at `$.texts[0]`"),
+        (b'{"texts": [["a", "b"]]}', "Expected `str`, got `array` - at `$.texts[0]`"),
+        (b'{"texts": [NaN]}', "JSON is malformed: invalid character (byte 11)"),
+        (b'{"texts": ["a"]} more', "JSON is malformed: trailing characters (byte 18)"),
+        (b'{"texts": ["\0"]}', "JSON is malformed: invalid character (byte 12)"),
+        (b'{"texts": ' + b"[" * 100_000, "Expected `str`, got `array` - at `$.texts[0]`"),
+        (b'{"x": ' + b"[" * 100_000, "Object contains unknown field `x`"),
+    ],
+)
+def test_a_body_of_the_wrong_shape_is_told_what_is_wrong(spec: ServingSpec, body: bytes, fault: str) -> None:
+    assert refusal(body, spec) == f"the body cannot be read: {fault}{SINGLES}"
+
+
+@pytest.mark.parametrize("text", [rb"\ud800", rb"\ud800 and more text", b"\xed\xa0\x80"])
+def test_a_lone_surrogate_is_refused(spec: ServingSpec, text: bytes) -> None:
+    assert refusal(b'{"texts": ["' + text + b'"]}', spec).startswith("the body cannot be read: ")
+
+
+def test_bytes_that_are_not_utf_8_are_refused(spec: ServingSpec) -> None:
+    told = "'utf-8' codec can't decode byte 0xff in position 0: invalid start byte"
+    assert refusal(b'{"texts": ["\xff"]}', spec) == f"the body cannot be read: {told}{SINGLES}"
+
+
+@pytest.mark.parametrize(
+    ("body", "fault"),
+    [
+        (b'{"texts": ["a"]}', "Expected `array`, got `str` - at `$.texts[0]`"),
+        (b'{"texts": [["a"]]}', "Expected `array` of length 2 - at `$.texts[0]`"),
+        (b'{"texts": [["a", 2]]}', "Expected `str`, got `int` - at `$.texts[0][1]`"),
+    ],
+)
+def test_what_is_no_pair_is_refused_by_a_model_of_pairs(pairs: ServingSpec, body: bytes, fault: str) -> None:
+    assert refusal(body, pairs) == f"the body cannot be read: {fault}{PAIRS}"
+
+
+def test_no_texts_are_refused(spec: ServingSpec) -> None:
+    assert refusal(b'{"texts": []}', spec) == "texts is empty; send at least one"
+
+
+def test_items_up_to_the_limit_pass_and_one_more_does_not(spec: ServingSpec) -> None:
+    assert len(parse_items(b'{"texts": ["a", "b", "c"]}', spec=spec)) == 3
+    told = "texts holds 4 items, more than the 3 allowed; split the request"
+    assert refusal(b'{"texts": ["a", "b", "c", "d"]}', spec) == told
+
+
+def test_characters_up_to_the_limit_pass_and_one_more_does_not(spec: ServingSpec, pairs: ServingSpec) -> None:
+    told = "texts[1] has 11 characters, more than the 10 allowed"
+    assert parse_items('{"texts": ["éééééééééé"]}'.encode(), spec=spec) == [("é" * 10,)]
+    assert refusal(b'{"texts": ["a", "12345678901"]}', spec) == told
+    assert refusal(b'{"texts": [["a", "b"], ["a", "12345678901"]]}', pairs) == told
+
+
+def test_a_body_of_the_limit_passes_and_one_byte_more_does_not() -> None:
+    check_size(MAX_BODY_BYTES)
+    with pytest.raises(TooLarge) as refused:
+        check_size(MAX_BODY_BYTES + 1)
+    assert str(refused.value) == "the body exceeds the 4194304 bytes allowed; split the request"
+
+
+def test_a_deadline_is_read_in_milliseconds_and_none_is_for_ever() -> None:
+    assert parse_timeout_s("250") == 0.25
+    assert parse_timeout_s(None) == math.inf
+
+
+@pytest.mark.parametrize("header", ["", "0", "-5", "1.5", "nan", "inf", "²", "٣", "1e3", "9" * 5000, "3600001"])
+def test_a_deadline_that_is_no_whole_number_in_range_is_refused(header: str) -> None:
+    with pytest.raises(BadRequest) as refused:
+        parse_timeout_s(header)
+    assert str(refused.value) == f"X-Request-Timeout-Ms is {header[:20]!r}; send whole numbers from 1 to 3600000"
+
+
+def test_results_carry_the_best_label_and_every_score() -> None:
+    scores = np.array([[0.25, 0.75], [0.5, 0.5]], np.float32)
+    assert results(scores, labels=("no", "yes")) == [
+        {"label": "yes", "score": 0.75, "scores": {"no": 0.25, "yes": 0.75}},
+        {"label": "no", "score": 0.5, "scores": {"no": 0.5, "yes": 0.5}},
+    ]
+
+
+def test_results_of_regression_are_plain_numbers() -> None:
+    assert results(np.array([[2.5], [-1.0]], np.float32), labels=()) == [{"score": 2.5}, {"score": -1.0}]
