@@ -55,7 +55,7 @@ class Checkpoints:
         import torch
 
         self.folder.mkdir(parents=True, exist_ok=True)
-        partial = self.folder / f".partial-{os.getpid()}"
+        partial = self.folder / f"partial-{os.getpid()}.pt"  # torch.save refuses a name that begins with a dot
         torch.save(dict(state), partial)
         partial.replace(self.folder / f"step-{step:08d}.pt")
         for old in sorted(self.folder.glob("step-*.pt"))[:-KEPT_CHECKPOINTS]:
