@@ -13,7 +13,7 @@ check: .venv/.dev
 	@.venv/bin/ruff check . && .venv/bin/ruff format --check . && .venv/bin/mypy
 
 bench: .venv/.pipeline
-	@.venv/bin/python -m benchmarks.distill_bench
+	@.venv/bin/python -m benchmarks.sst2_bench
 
 .venv/.torch: requirements/torch.txt
 	@$(PYTHON) -m venv .venv
