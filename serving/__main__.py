@@ -22,6 +22,15 @@ ENVIRONMENT = {
 DEFAULT_CACHE = Path("~/.cache/retort")
 _INTERRUPTED = 130
 
+TrackingUri = Annotated[
+    str | None, typer.Option(envvar=["RETORT_TRACKING_URI", "MLFLOW_TRACKING_URI"], help="The MLflow registry.")
+]
+Cache = Annotated[Path, typer.Option(envvar="RETORT_CACHE", help="Where downloaded versions are kept.")]
+Threads = Annotated[int | None, typer.Option(min=1, help="Compute threads; by default what affinity and cgroup allow.")]
+DrainS = Annotated[
+    float, typer.Option(min=0, envvar="RETORT_DRAIN_S", help="Seconds to serve on after SIGTERM (Kubernetes: 15).")
+]
+
 app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
 
 
@@ -42,12 +51,13 @@ def serve(
     logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s %(message)s")
     from serving.server import run
 
+    cache = cache.expanduser()
     run(
         source,
         host=host,
         port=port,
         tracking_uri=tracking_uri,
-        cache=cache.expanduser(),
+        cache=cache,
         threads=threads,
         queue=queue,
         drain_s=drain_s,
@@ -59,20 +69,11 @@ def command(
     source: Annotated[str, typer.Argument(help="A bundle folder, models:/NAME@ALIAS or models:/NAME/VERSION.")],
     host: Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0 in a container.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes any free port and prints it.")] = 8080,
-    tracking_uri: Annotated[
-        str | None,
-        typer.Option(envvar=["RETORT_TRACKING_URI", "MLFLOW_TRACKING_URI"], help="The MLflow registry."),
-    ] = None,
-    cache: Annotated[
-        Path, typer.Option(envvar="RETORT_CACHE", help="Where downloaded versions are kept.")
-    ] = DEFAULT_CACHE,
-    threads: Annotated[
-        int | None, typer.Option(min=1, help="Compute threads; by default what affinity and cgroup allow.")
-    ] = None,
+    tracking_uri: TrackingUri = None,
+    cache: Cache = DEFAULT_CACHE,
+    threads: Threads = None,
     queue: Annotated[int, typer.Option(min=1, help="Requests that may wait; more are answered 503.")] = 64,
-    drain_s: Annotated[
-        float, typer.Option(min=0, envvar="RETORT_DRAIN_S", help="Seconds to serve on after SIGTERM (Kubernetes: 15).")
-    ] = 0.0,
+    drain_s: DrainS = 0.0,
 ) -> None:
     """Answer HTTP requests with a model: POST /classify, GET /v2/health/ready, GET /metrics.
 
@@ -106,7 +107,7 @@ def main() -> None:
     except Failure as failure:
         _exit(str(failure), code=failure.exit_code)
     except typer.TyperException as usage:
-        _exit(f"{usage.format_message()} See: python -m serving --help", code=BadRequest.exit_code)
+        _exit(f"{usage.format_message().rstrip('.')}; see python -m serving --help", code=BadRequest.exit_code)
     except typer.Abort:
         _exit("interrupted", code=_INTERRUPTED)
 

@@ -12,7 +12,7 @@ GET  /metrics            Prometheus text
 import asyncio
 import contextlib
 import logging
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any, cast
@@ -66,7 +66,7 @@ def build(service: Service, *, on_start: Callable[[], None] = lambda: None) -> S
     """The ASGI application; `on_start` is called when it is about to take requests."""
 
     @contextlib.asynccontextmanager
-    async def lifespan(_: Starlette):  # type: ignore[no-untyped-def]
+    async def lifespan(_: Starlette) -> AsyncIterator[None]:
         on_start()
         yield
 

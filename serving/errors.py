@@ -9,7 +9,7 @@
 """
 
 
-class Failure(Exception):
+class Failure(Exception):  # noqa: N818  (the tree is named by what happened)
     """An expected failure: its message is complete without a stack trace."""
 
     exit_code = 1

@@ -27,6 +27,7 @@ from serving.models import Follower, Live, Models, load
 from serving.registry import find_version, is_followed, resolve
 
 BACKLOG = 128
+POLL_S = 5.0
 _KEEP_ALIVE_S = 65
 _FINISH_S = 30
 _SIGTERM_EXIT = 143
@@ -62,7 +63,7 @@ def run(
             return load(found, threads=threads)
 
         find = partial(find_version, source, tracking_uri=tracking_uri)
-        follower = Follower(models, find=find, fetch=fetch, observer=metrics)
+        follower = Follower(models, find=find, fetch=fetch, observer=metrics, interval_s=POLL_S)
         with _service(models, metrics=metrics, threads=threads, queue=queue) as service:
             if is_followed(source):
                 metrics.registry_is_up(True)
