@@ -9,13 +9,12 @@ Shapes: N items, C outputs (one per label; 1 for regression).
 import hashlib
 import inspect
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import groupby, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Protocol
 
 import msgspec
-import numpy as np
-import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
 from serving.bundle import Item, read_bundle
@@ -23,9 +22,15 @@ from serving.cpu import usable_threads
 from serving.errors import BadArtifact
 
 if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
     from serving.engine import Engine, Tokens
 
-Floats = npt.NDArray[np.float32]
+    Floats = npt.NDArray[np.float32]
+
+
+_BATCH = 32
 
 
 class Facts(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -50,8 +55,8 @@ class Runner(Protocol):
     @property
     def facts(self) -> Facts: ...
     def encode(self, item: Item) -> Any: ...  # an `Encoded`, which this runner's `infer` understands
-    def infer(self, tokens: Any) -> Floats: ...  # (1, C)
-    def logits(self, items: Sequence[Item]) -> Floats: ...  # (N, C)
+    def infer(self, tokens: Any) -> "Floats": ...  # (1, C)
+    def logits(self, items: Sequence[Item]) -> "Floats": ...  # (N, C)
 
 
 class TargetBase(BaseModel):
@@ -120,10 +125,10 @@ class _OrtRunner:
     def encode(self, item: Item) -> "Tokens":
         return self._engine.encode([item])[0]
 
-    def infer(self, tokens: "Tokens") -> Floats:
+    def infer(self, tokens: "Tokens") -> "Floats":
         return self._engine.run([tokens])
 
-    def logits(self, items: Sequence[Item]) -> Floats:
+    def logits(self, items: Sequence[Item]) -> "Floats":
         return self._engine.logits(items)
 
 
@@ -146,18 +151,41 @@ class _TorchRunner:
     def encode(self, item: Item) -> Any:
         return self._tokenizer.encode_batch_fast([item if len(item) > 1 else item[0]])[0]
 
-    def infer(self, tokens: Any) -> Floats:
+    def infer(self, tokens: Any) -> "Floats":
+        return self._forward([tokens])
+
+    def _forward(self, encoded: Sequence[Any]) -> "Floats":
         import torch
 
-        inputs = {"input_ids": torch.tensor([tokens.ids]), "attention_mask": torch.tensor([tokens.attention_mask])}
+        inputs = {
+            "input_ids": torch.tensor([one.ids for one in encoded]),
+            "attention_mask": torch.tensor([one.attention_mask for one in encoded]),
+        }
         if self._segments:
-            inputs["token_type_ids"] = torch.tensor([tokens.type_ids])
+            inputs["token_type_ids"] = torch.tensor([one.type_ids for one in encoded])
         with torch.inference_mode():
             found: Floats = self._model(**inputs).logits.numpy()
         return found
 
-    def logits(self, items: Sequence[Item]) -> Floats:
-        return np.concatenate([self.infer(self.encode(item)) for item in items])
+    def logits(self, items: Sequence[Item]) -> "Floats":
+        """Items of one length share a forward: no padding, and fp32 answers do not depend on their batch mates."""
+        import numpy as np
+
+        encoded = [self.encode(item) for item in items]
+        by_length = sorted(range(len(encoded)), key=lambda i: len(encoded[i].ids))
+        parts = [
+            self._forward([encoded[i] for i in group])
+            for _, same in groupby(by_length, key=lambda i: len(encoded[i].ids))
+            for group in batched(same, size=_BATCH)
+        ]
+        return np.concatenate(parts)[np.argsort(by_length)]
+
+
+def batched(items: Iterable[int], *, size: int) -> Iterator[list[int]]:
+    """Lists of at most `size` items."""
+    remaining = iter(items)
+    while group := list(islice(remaining, size)):
+        yield group
 
 
 def _require_files(path: Path, *names: str) -> None:
