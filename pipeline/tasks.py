@@ -15,12 +15,13 @@ from pydantic import Field, PositiveInt
 
 from pipeline.data.digests import json_digest
 from pipeline.data.docstring_sets import Split as SplitName
-from pipeline.data.examples import Item, Rows, count_overlap, cut_dev, read_rows, take
+from pipeline.data.examples import Rows, count_overlap, cut_dev, read_rows, take
 from pipeline.data.labels import class_values, in_order, label_index, number, shown
 from pipeline.data.progress import Progress
 from pipeline.data.sources import DataSource
 from pipeline.errors import BadArtifact, BadRequest
 from pipeline.records import Record
+from serving.bundle import Item
 
 if TYPE_CHECKING:
     import torch
@@ -217,3 +218,19 @@ class Regression(_Task):
 
 
 Task = Annotated[Classification | Regression, Field(discriminator="kind")]
+
+
+@dataclass(frozen=True)
+class TaskSplits:
+    """A task reduced to the splits a stage may read: the reported split is not in reach of what chooses."""
+
+    task: Classification | Regression
+    splits: tuple[SplitName, ...]
+
+    def identity(self, cache: Path) -> str:
+        """Digest of the settings and of these splits' data."""
+        return self.task.identity(cache, self.splits)
+
+    def load(self, cache: Path, progress: Progress) -> TaskData:
+        """These splits."""
+        return self.task.load(cache, progress, self.splits)

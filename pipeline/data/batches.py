@@ -8,8 +8,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.data.examples import Item
 from pipeline.errors import BadRequest
+from serving.bundle import Item
 
 Ids = npt.NDArray[np.int32]
 CHUNK = 1024

@@ -40,7 +40,10 @@ class _Corpus(Record):
     def _where(self) -> str: ...
 
     def texts(self, cache: Path, progress: Progress) -> Iterable[str]:
-        """Texts that are not blank, in a fixed order, up to the limits."""
+        """Texts that are not blank, in a fixed order, up to the limits; a value of several lines is several texts.
+
+        An encyclopedia's article is one value: taken whole, all but its beginning would be cut away.
+        """
         stream = _checked(self._stream(cache=cache, progress=progress), where=self._where)
         limited = _at_most_words(itertools.islice(stream, self.max_texts), self.max_words)
         return progress(_not_empty(limited, where=self._where), "reading text", self.max_texts)
@@ -53,8 +56,7 @@ def _checked(values: Iterable[object], *, where: str) -> Iterator[str]:
     for number, value in enumerate(values, start=1):
         if not isinstance(value, str):
             raise BadArtifact(f"{where}, row {number}: {value!r} is not text: remove the row or choose another column")
-        if text := value.strip():
-            yield text
+        yield from (text for line in value.splitlines() if (text := line.strip()))
 
 
 def _at_most_words(texts: Iterable[str], limit: int | None) -> Iterator[str]:

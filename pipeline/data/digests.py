@@ -4,7 +4,7 @@ import contextlib
 import hashlib
 import json
 import os
-import tempfile
+import uuid
 from pathlib import Path
 
 REMEMBERED = "digests.json"
@@ -21,15 +21,17 @@ def unit_hash(text: str, *, salt: str = "") -> float:
 
 
 def write_atomically(path: Path, content: str) -> None:
-    """Whole or not at all, whoever else writes the same file."""
+    """Whole or not at all, whoever else writes the same file; readable by whom the umask allows."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, partial = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    partial = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
     try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
+        with partial.open("x", encoding="utf-8") as file:
             file.write(content)
-        Path(partial).replace(path)
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(path)
     finally:
-        Path(partial).unlink(missing_ok=True)
+        partial.unlink(missing_ok=True)
 
 
 def file_digests(paths: list[Path], *, cache: Path) -> list[str]:

@@ -18,7 +18,7 @@ from pipeline.data.digests import write_atomically
 from pipeline.data.progress import Progress
 from pipeline.errors import BadArtifact, BadRequest
 
-# Read for distillation: much prose for the time it takes to parse (measured in docs/log.md).
+# Read for distillation: those with the most different prose for the time that parsing takes.
 TEXT_LIBRARIES = (
     "databricks-sdk",
     "fonttools",

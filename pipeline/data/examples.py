@@ -6,9 +6,7 @@ from dataclasses import dataclass, replace
 from pipeline.data.digests import unit_hash
 from pipeline.data.table import Table
 from pipeline.errors import BadArtifact, BadRequest
-
-# One text, or a pair.
-Item = tuple[str, ...]
+from serving.bundle import Item
 
 
 @dataclass(frozen=True)

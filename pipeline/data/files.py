@@ -140,9 +140,10 @@ def _stream_rows(files: tuple[str, ...], *, format_name: str, column: str, where
     from datasets.exceptions import DatasetsError
 
     builder, options = BUILDERS[format_name]
-    with quiet_datasets(bars=False), reading(where, also=(DatasetsError,)):
-        split = {"train": list(files)}
-        for row in load_dataset(builder, data_files=split, split="train", streaming=True, **options):
+    with reading(where, also=(DatasetsError,)):
+        with quiet_datasets(bars=False):
+            rows = load_dataset(builder, data_files={"train": list(files)}, split="train", streaming=True, **options)
+        for row in rows:
             if column not in row:
                 raise missing_column(column, where=where, columns=tuple(row))
             yield row[column]

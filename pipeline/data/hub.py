@@ -1,10 +1,10 @@
-"""Data sets of the Hugging Face hub: resolved to a commit, read at that commit."""
+"""The Hugging Face hub: ids of models and data sets resolved to a commit; data sets read at that commit."""
 
 import functools
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pipeline.data.reading import dataset_table, datasets_cache
 from pipeline.data.table import Table, missing_column
@@ -14,28 +14,38 @@ COMMIT = re.compile(r"[0-9a-f]{40}")
 TIMEOUT_S = 10.0
 
 
+Kind = Literal["data set", "model"]
+
+
 @functools.cache
-def resolve_commit(repository: str, revision: str | None) -> str:
-    """The commit that a revision names; a 40-hex revision is one already and nobody is asked."""
+def resolve_commit(repository: str, revision: str | None, kind: Kind = "data set") -> str:
+    """The commit that a revision names; a 40-hex revision is one already and nobody is asked.
+
+    Raises:
+        BadRequest: the hub has no such repository or revision.
+        Transient: the hub cannot be reached.
+    """
     if revision is not None and COMMIT.fullmatch(revision):
         return revision
-    return _ask_hub(repository, revision)
+    return _ask_hub(repository, revision, kind)
 
 
-def _ask_hub(repository: str, revision: str | None) -> str:
-    import httpx
+def _ask_hub(repository: str, revision: str | None, kind: Kind) -> str:
+    import httpx2  # what the hub's client is built on and lets through
     from huggingface_hub import HfApi
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, RepositoryNotFoundError, RevisionNotFoundError
 
-    name = f"data set {repository} at revision {revision or 'main'}"
+    name = f"{kind} {repository} at revision {revision or 'main'}"
+    ask = HfApi().dataset_info if kind == "data set" else HfApi().model_info
+    instead = "local files (kind: files)" if kind == "data set" else "a folder or package:NAME"
     try:
-        commit = HfApi().dataset_info(repository, revision=revision, timeout=TIMEOUT_S).sha
+        commit = ask(repository, revision=revision, timeout=TIMEOUT_S).sha
     except (RepositoryNotFoundError, RevisionNotFoundError, HFValidationError) as error:
         raise BadRequest(f"the hub has no {name}: check the id and the revision, or log in") from error
-    except (HfHubHTTPError, httpx.HTTPError, OSError) as error:
+    except (HfHubHTTPError, httpx2.HTTPError, OSError) as error:
         raise Transient(
             f"{name} cannot be resolved on the hub ({type(error).__name__}): "
-            "give `revision` as a 40-hex commit, or local files (kind: files)"
+            f"give `revision` as a 40-hex commit, or {instead}"
         ) from error
     return str(commit)
 

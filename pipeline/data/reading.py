@@ -13,6 +13,8 @@ from pipeline.errors import BadArtifact, Transient
 
 # Below this nothing takes long enough to be worth a progress bar.
 BARS_FROM_BYTES = 50_000_000
+# How `datasets` says that a file had a header and nothing else.
+NO_ROWS = "corresponds to no data"
 UNREADABLE: tuple[type[Exception], ...] = (EOFError, OSError, StopIteration, ValueError, lzma.LZMAError, zlib.error)
 
 
@@ -25,7 +27,7 @@ def reading(where: str, *, also: tuple[type[Exception], ...] = ()) -> Iterator[N
         cause = _root(error)
         if isinstance(cause, OSError) and (cause.errno == errno.ENOSPC or "disk space" in str(cause)):
             raise Transient(f"{where} cannot be cached: {cause}: free some space and run again") from error
-        if isinstance(cause, StopIteration):
+        if isinstance(cause, StopIteration) or NO_ROWS in str(cause):
             raise BadArtifact(f"{where} holds no rows") from error
         reason = f"{type(cause).__name__}: {(str(cause).splitlines() or ['no details'])[0]}"
         raise BadArtifact(f"{where} cannot be read ({reason}): repair or replace the file") from error
@@ -39,19 +41,25 @@ def _root(error: BaseException) -> BaseException:
 
 @contextlib.contextmanager
 def quiet_datasets(*, bars: bool) -> Iterator[None]:
-    """Keeps the library's log lines (our errors say it) and, for small data, its bars off the terminal."""
+    """Keeps the library's log lines (our errors say it) and, for small data, its bars off the terminal.
+
+    Nor does it report the load to the hub, as it would for local files too (3 s and more where there is no network).
+    """
     import datasets
 
     level = datasets.logging.get_verbosity()
-    shown = datasets.utils.are_progress_bars_disabled()
+    hidden = datasets.are_progress_bars_disabled()
+    reports = datasets.config.HF_UPDATE_DOWNLOAD_COUNTS
     datasets.logging.set_verbosity(datasets.logging.CRITICAL)
+    datasets.config.HF_UPDATE_DOWNLOAD_COUNTS = False
     if not bars:
         datasets.disable_progress_bars()
     try:
         yield
     finally:
         datasets.logging.set_verbosity(level)
-        if not shown:
+        datasets.config.HF_UPDATE_DOWNLOAD_COUNTS = reports
+        if not hidden:
             datasets.enable_progress_bars()
 
 

@@ -8,7 +8,7 @@ from transformers import PreTrainedTokenizerFast
 from pipeline.data.batches import Position, batch_stream, length_batches, pad, padding_share, tokenize
 from pipeline.errors import BadRequest
 
-VOCABULARY = {word: n for n, word in enumerate("[PAD] [UNK] [CLS] [SEP] a b c d".split())}
+VOCABULARY = {word: n for n, word in enumerate(("[PAD]", "[UNK]", "[CLS]", "[SEP]", *"abcd"))}
 
 
 @pytest.fixture

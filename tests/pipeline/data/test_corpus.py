@@ -129,13 +129,18 @@ def test_a_corpus_without_text_is_a_bad_artifact(tmp_path: Path, cache: Path) ->
 
 
 def test_an_unknown_kind_is_answered_with_the_right_ones() -> None:
-    with pytest.raises(ValidationError, match="'file' found using 'kind' .* expected tags: 'hub', 'files', 'docstrings'"):
+    with pytest.raises(
+        ValidationError, match=r"'file' found using 'kind' .* expected tags: 'hub', 'files', 'docstrings'"
+    ):
         corpus(kind="file", files="a.txt")
 
 
+SHARED = Path(__file__).resolve().parents[4] / "shared" / "data"
+
+
 @pytest.mark.shared
-def test_a_large_corpus_is_read_only_as_far_as_asked(shared: Path, cache: Path) -> None:
-    source = corpus(kind="files", files=str(shared / "data/corpus_wiki_en/train.txt.xz"), max_words=20_000)
+def test_a_large_corpus_is_read_only_as_far_as_asked(cache: Path) -> None:
+    source = corpus(kind="files", files=str(SHARED / "corpus_wiki_en" / "train.txt.xz"), max_words=20_000)
 
     texts = list(source.texts(cache, silent))
 

@@ -13,7 +13,9 @@ ROWS = '{"text": "a b", "label": 1}\n{"text": "NA", "label": 0}\n'
 
 def load(path: Path, cache: Path) -> tuple[tuple[str, ...], list[object]]:
     files = expand((str(path),), what="`train`")
-    table = load_files(files, format_name=format_of(files, declared="by-suffix", what="`train`"), where="train", cache=cache)
+    table = load_files(
+        files, format_name=format_of(files, declared="by-suffix", what="`train`"), where="train", cache=cache
+    )
     return table.columns, list(table.column("text"))
 
 
@@ -77,7 +79,9 @@ def test_a_url_is_opened_by_fsspec_and_known_by_what_its_store_says(cache: Path)
     files = expand(("memory://retort-test/*.txt",), what="`files`")
 
     assert list(stream_files(files, format_name="text", column="text", where="text")) == ["one", "", "two"]
-    assert files_identity(files, format_name="text", cache=cache) == files_identity(files, format_name="text", cache=cache)
+    assert files_identity(files, format_name="text", cache=cache) == files_identity(
+        files, format_name="text", cache=cache
+    )
 
 
 def test_an_identity_follows_the_content_and_the_format(tmp_path: Path, cache: Path) -> None:
@@ -85,7 +89,8 @@ def test_an_identity_follows_the_content_and_the_format(tmp_path: Path, cache: P
         (tmp_path / name).write_text(text)
 
     a, same, other = (
-        files_identity((str(tmp_path / f"{name}.txt"),), format_name="text", cache=cache) for name in ("a", "same", "other")
+        files_identity((str(tmp_path / f"{name}.txt"),), format_name="text", cache=cache)
+        for name in ("a", "same", "other")
     )
 
     assert a == same != other
@@ -96,7 +101,10 @@ def test_a_missing_file_is_a_bad_request(tmp_path: Path) -> None:
     with pytest.raises(BadRequest) as caught:
         expand((f"{tmp_path}/no-*.jsonl",), what="`train`")
 
-    assert str(caught.value) == f"`train` names {tmp_path}/no-*.jsonl, and no file is there (looked at {tmp_path}/no-*.jsonl)"
+    assert (
+        str(caught.value)
+        == f"`train` names {tmp_path}/no-*.jsonl, and no file is there (looked at {tmp_path}/no-*.jsonl)"
+    )
 
 
 def test_a_missing_remote_file_is_a_bad_request() -> None:
@@ -107,7 +115,9 @@ def test_a_missing_remote_file_is_a_bad_request() -> None:
 
 
 def test_an_unknown_protocol_is_a_bad_request() -> None:
-    with pytest.raises(BadRequest, match=r"^`train` names gopher://x/a\.csv, which fsspec cannot open: Protocol not known"):
+    with pytest.raises(
+        BadRequest, match=r"^`train` names gopher://x/a\.csv, which fsspec cannot open: Protocol not known"
+    ):
         expand(("gopher://x/a.csv",), what="`train`")
 
 
@@ -116,7 +126,8 @@ def test_an_unknown_protocol_is_a_bad_request() -> None:
     [
         (
             ("a.doc.gz",),
-            "`train` has files ending in '.doc': give `format`, or one of .jsonl, .json, .csv, .tsv, .parquet, .txt, .text",
+            "`train` has files ending in '.doc': "
+            "give `format`, or one of .jsonl, .json, .csv, .tsv, .parquet, .txt, .text",
         ),
         (("a.csv", "b.jsonl"), "`train` mixes the formats csv, json: name files of one format"),
         (("a.csv.zst",), "`train` is a.csv.zst, and the package zstandard is not installed: recompress it to gz or xz"),
@@ -184,3 +195,14 @@ def test_the_librarys_settings_are_as_they_were_after_reading(tmp_path: Path, ca
     load(tmp_path / "a.jsonl", cache)
 
     assert (datasets.logging.get_verbosity(), datasets.are_progress_bars_disabled()) == before
+
+
+def test_reading_local_files_asks_nobody(tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+    monkeypatch.setattr("httpx2.Client.request", lambda self, method, url, **options: asked.append(str(url)))
+    (tmp_path / "a.jsonl").write_text(ROWS)
+
+    load(tmp_path / "a.jsonl", cache)
+    list(stream_files((str(tmp_path / "a.jsonl"),), format_name="json", column="text", where="text"))
+
+    assert asked == []

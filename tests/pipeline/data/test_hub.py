@@ -1,5 +1,6 @@
 from types import SimpleNamespace
 
+import httpx2
 import pytest
 
 from pipeline.data.hub import resolve_commit
@@ -37,14 +38,17 @@ def test_a_branch_is_resolved_once(monkeypatch: pytest.MonkeyPatch) -> None:
     assert asked == [{"repository": "owner/data", "revision": "main", "timeout": 10.0}]
 
 
-def test_a_hub_out_of_reach_is_transient_and_says_the_way_out(monkeypatch: pytest.MonkeyPatch) -> None:
-    answer(monkeypatch, ConnectionError("refused"))
+@pytest.mark.parametrize("error", [httpx2.ConnectError("refused"), ConnectionError("refused")])
+def test_a_hub_out_of_reach_is_transient_and_says_the_way_out(
+    monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    answer(monkeypatch, error)
 
     with pytest.raises(Transient) as caught:
         resolve_commit("owner/data", None)
 
     assert str(caught.value) == (
-        "data set owner/data at revision main cannot be resolved on the hub (ConnectionError): "
+        f"data set owner/data at revision main cannot be resolved on the hub ({type(error).__name__}): "
         "give `revision` as a 40-hex commit, or local files (kind: files)"
     )
 

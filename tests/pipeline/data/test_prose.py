@@ -8,16 +8,18 @@ from pipeline.data.prose import docstring_paragraphs, is_english_sentence
     [
         ("Return the :class:`~lib.core.Tensor` of this module.", "Return the Tensor of this module."),
         ("Return the :py:func:`sum of values <lib.sum>` in the module.", "Return the sum of values in the module."),
-        ("Use ``axis`` and `dtype` with the *first* and **last** value.", "Use axis and dtype with the first and last value."),
+        (
+            "Use ``axis`` and `dtype` with the *first* and **last** value.",
+            "Use axis and dtype with the first and last value.",
+        ),
         ("See the `user guide <https://x.org/a>`_ for all the details.", "See the user guide for all the details."),
         ("See the [user guide](https://x.org/a) for all the details.", "See the user guide for all the details."),
         ("Compute the <b>mean</b> of the values [1]_ in this array.", "Compute the mean of the values in this array."),
-        ("It is used as in the\n    following example of a call::", ""),
         ("It is used as in the\nfollowing example of a call::", "It is used as in the following example of a call:"),
     ],
 )
 def test_markup_is_taken_off(raw: str, clean: str) -> None:
-    assert docstring_paragraphs(raw).first == ((clean,) if clean else ())
+    assert docstring_paragraphs(raw).first == (clean,)
 
 
 def test_only_prose_is_kept() -> None:
