@@ -1,11 +1,12 @@
 """What a stage leaves behind: a directory sealed by its manifest, which is written last.
 
-`digest` covers what the next stage reads: every file but those under `evidence/` (curves, timings, logs), which differ from one
-machine and hour to the next. They are listed in the manifest with their own digests, so nothing sealed can change unseen.
+`digest` covers what the next stage reads: every file but those under `evidence/` (curves, timings, logs), which
+differ from one
+machine and hour to the next. They are listed in the manifest with their own digests, so nothing sealed can change
+unseen.
 """
 
 import hashlib
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +14,7 @@ from typing import Any
 
 import msgspec
 
+from pipeline.data.digests import write_atomically
 from pipeline.errors import BadArtifact
 
 MANIFEST = "manifest.json"
@@ -81,21 +83,18 @@ def tree_digest(files: Mapping[str, SealedFile]) -> str:
 
 def write_json(path: Path, value: Any) -> None:
     """Write JSON in one rename, so that a reader sees the old document or the new one and never half of it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
-    with partial.open("wb") as file:
-        file.write(msgspec.json.format(msgspec.json.encode(value), indent=2) + b"\n")
-        file.flush()
-        os.fsync(file.fileno())
-    partial.replace(path)
+    write_atomically(path, msgspec.json.format(msgspec.json.encode(value), indent=2).decode() + "\n")
 
 
 def read_artifact(path: Path) -> Artifact:
-    """The artifact at `path`; BadArtifact when its manifest is missing or unreadable. Contents are not read: see `verify`."""
+    """The artifact at `path`; BadArtifact when its manifest is missing or unreadable. Contents are not read: see
+    `verify`."""
     try:
         manifest = msgspec.json.decode((path / MANIFEST).read_bytes(), type=Manifest)
     except FileNotFoundError as error:
-        raise BadArtifact(f"{path} is not a finished artifact: it has no {MANIFEST}") from error
+        raise BadArtifact(
+            f"{path} is not a finished artifact: it has no {MANIFEST}; remove {path} and run again"
+        ) from error
     except msgspec.MsgspecError as error:
         raise BadArtifact(f"{path / MANIFEST} cannot be read ({error}); remove {path} and run again") from error
     return Artifact(path=path, manifest=manifest)
@@ -103,16 +102,21 @@ def read_artifact(path: Path) -> Artifact:
 
 def verify(artifact: Artifact) -> None:
     """Read every sealed file again; BadArtifact names the first that is missing, altered or new."""
+    fault = first_fault(artifact)
+    if fault is not None:
+        raise BadArtifact(
+            f"artifact {artifact.manifest.key}: {fault}; remove {artifact.path} and run again to rebuild it"
+        )
+
+
+def first_fault(artifact: Artifact) -> str | None:
+    """What is wrong with the first file that is not as it was sealed; None when all are."""
     found, sealed = sealed_files(artifact.path), artifact.manifest.files
     for name in sorted(found.keys() | sealed.keys()):
         if name not in found:
-            problem = "is missing"
-        elif name not in sealed:
-            problem = "was not there when it was sealed"
-        elif found[name] != sealed[name]:
-            problem = "was altered after it was sealed"
-        else:
-            continue
-        raise BadArtifact(
-            f"artifact {artifact.manifest.key}: {name} {problem}; remove {artifact.path} and run again to rebuild it"
-        )
+            return f"{name} is missing"
+        if name not in sealed:
+            return f"{name} was not there when it was sealed"
+        if found[name] != sealed[name]:
+            return f"{name} was altered after it was sealed"
+    return None

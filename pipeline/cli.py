@@ -1,5 +1,7 @@
-"""The command `retort`. Thin: each command parses, calls one function, prints; the last line on stdout is JSON for machines."""
+"""The command `retort`. Thin: each command parses, calls one function, prints; the last line on stdout is JSON for
+machines."""
 
+import signal
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -11,7 +13,7 @@ from pipeline.errors import BadRequest, Failure
 
 if TYPE_CHECKING:
     from pipeline.config import RunConfig
-    from pipeline.runner import Workspace
+    from pipeline.workspace import Workspace
 
 app = typer.Typer(
     name="retort",
@@ -23,32 +25,41 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 
-Configs = Annotated[list[Path], typer.Argument(metavar="CONFIG...", help="YAML files, as in configs/; run in this order.")]
+Configs = Annotated[
+    list[Path], typer.Argument(metavar="CONFIG...", help="YAML files, as in configs/; run in this order.")
+]
 Settings = Annotated[
-    list[str], typer.Option("--set", metavar="A.B=VALUE", help="Change one setting; the value is YAML. May be repeated.")
+    list[str] | None,
+    typer.Option("--set", metavar="A.B=VALUE", help="Change one setting; the value is YAML. May be repeated."),
 ]
 Root = Annotated[
-    Path, typer.Option("--workspace", envvar="RETORT_WORKSPACE", help="Where artifacts, runs and the default MLflow live.")
+    Path,
+    typer.Option("--workspace", envvar="RETORT_WORKSPACE", help="Where artifacts, runs and the default MLflow live."),
 ]
 StoreUrl = Annotated[
-    str | None, typer.Option("--store", envvar="RETORT_STORE", help="Share artifacts through an fsspec URL (s3://, gs://).")
+    str | None,
+    typer.Option("--store", envvar="RETORT_STORE", help="Share artifacts through an fsspec URL (s3://, gs://)."),
 ]
 WORKSPACE = Path(".retort")
+INTERRUPTED, TERMINATED = 130, 143
 
 
 def _echo(value: Any) -> None:
     typer.echo(msgspec.json.encode(value).decode())
 
 
-def _each(configs: list[Path], settings: list[str]) -> "list[RunConfig]":
+def _each(configs: list[Path], settings: list[str] | None) -> "list[RunConfig]":
     from pipeline.config import load_config
 
-    return [load_config(path, settings) for path in configs]
+    return [load_config(path, settings or ()) for path in configs]
 
 
 @app.command()
 def plan(
-    configs: Configs, settings: Settings = [], workspace: Root = WORKSPACE, store: StoreUrl = None  # noqa: B006
+    configs: Configs,
+    settings: Settings = None,
+    workspace: Root = WORKSPACE,
+    store: StoreUrl = None,
 ) -> None:
     """Say what `run` would do, step by step, without doing it.
 
@@ -67,7 +78,7 @@ def plan(
 @app.command()
 def run(
     configs: Configs,
-    settings: Settings = [],  # noqa: B006
+    settings: Settings = None,
     until: Annotated[str | None, typer.Option(help="Stop after this stage or step, e.g. quantize.")] = None,
     workspace: Root = WORKSPACE,
     store: StoreUrl = None,
@@ -96,7 +107,7 @@ def run(
 def stage(
     name: Annotated[str, typer.Argument(metavar="NAME", help="A stage (export) or a step (export-student).")],
     configs: Configs,
-    settings: Settings = [],  # noqa: B006
+    settings: Settings = None,
     workspace: Root = WORKSPACE,
     store: StoreUrl = None,
 ) -> None:
@@ -117,24 +128,28 @@ def stage(
 
 @app.command()
 def show(
-    configs: Configs, settings: Settings = [], workspace: Root = WORKSPACE, store: StoreUrl = None  # noqa: B006
+    configs: Configs,
+    settings: Settings = None,
+    workspace: Root = WORKSPACE,
+    store: StoreUrl = None,
 ) -> None:
     """Show a run's summary again: sizes, quality, latency, the gate's verdict, and where to look.
 
     Example:  retort show configs/demo.yaml
     """
-    from pipeline.runner import finished
     from pipeline.summary import show_run
 
     place = _open(workspace, store)
     for config in _each(configs, settings):
-        _echo(show_run(config, place, finished(config, place)))
+        _echo(show_run(config, place, place.finished(config.name)))
 
 
 @app.command()
 def verify(
-    targets: Annotated[list[Path], typer.Argument(metavar="CONFIG|FOLDER...", help="A run's config, an artifact or a bundle.")],
-    settings: Settings = [],  # noqa: B006
+    targets: Annotated[
+        list[Path], typer.Argument(metavar="CONFIG|FOLDER...", help="A run's config, an artifact or a bundle.")
+    ],
+    settings: Settings = None,
     workspace: Root = WORKSPACE,
     store: StoreUrl = None,
 ) -> None:
@@ -145,27 +160,32 @@ def verify(
     from pipeline.verification import verify_target
 
     place = _open(workspace, store)
-    verified = [name for target in targets for name in verify_target(target, settings, place)]
+    verified = [name for target in targets for name in verify_target(target, settings or (), place)]
     _echo({"verified": verified})
 
 
 @app.command()
 def serve(
-    source: Annotated[str, typer.Argument(metavar="SOURCE", help="models:/NAME@ALIAS, models:/NAME/3, a bundle folder, or a run's config.")],
-    settings: Settings = [],  # noqa: B006
+    source: Annotated[
+        str,
+        typer.Argument(
+            metavar="SOURCE", help="models:/NAME@ALIAS, models:/NAME/3, a bundle folder, or a run's config."
+        ),
+    ],
+    settings: Settings = None,
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="Port to listen on; 0 takes a free one and prints it.")] = 8000,
     tracking_uri: Annotated[
         str | None, typer.Option(envvar="MLFLOW_TRACKING_URI", help="The registry; default: the workspace's own.")
     ] = None,
-    threads: Annotated[int | None, typer.Option(help="Threads of one inference; default: what the cgroup allows.")] = None,
+    threads: Annotated[
+        int | None, typer.Option(help="Threads of one inference; default: what the cgroup allows.")
+    ] = None,
     workspace: Root = WORKSPACE,
 ) -> None:
     """Serve a registered model (its alias is followed) or a bundle folder over HTTP.
 
-    Examples:
-
-      retort serve models:/demo@champion --port 8000
+    Examples:  retort serve models:/demo@champion --port 8000
 
       curl -s localhost:8000/classify -H 'content-type: application/json' -d '{"texts": ["Draw a bar plot."]}'
     """
@@ -175,7 +195,7 @@ def serve(
 
     uri = tracking_uri
     if source.endswith((".yaml", ".yml")):
-        config = load_config(Path(source), settings)
+        config = load_config(Path(source), settings or ())
         uri = uri or config.register.tracking_uri
         source = f"models:/{config.register.name}@{config.register.alias}"
     serve_source(
@@ -189,7 +209,7 @@ def serve(
 
 
 def _open(workspace: Path, store: str | None) -> "Workspace":
-    from pipeline.runner import Workspace
+    from pipeline.workspace import Workspace
 
     return Workspace.open(workspace, store_url=store)
 
@@ -202,24 +222,28 @@ def _end_by_verdict(artifacts: dict[str, Any]) -> None:
         require_pass(msgspec.convert(artifacts["register"].manifest.facts["verdict"], Verdict))
 
 
+def _terminate(*_: object) -> None:
+    typer.echo("retort: terminated; finished stages are kept, run again to go on", err=True)
+    sys.exit(TERMINATED)
+
+
 def main() -> None:
     """Entry point: every failure is one message on stderr and its exit code; a bug keeps its stack trace and is 1."""
+    signal.signal(signal.SIGTERM, _terminate)  # as PID 1 of a container the default is to ignore it
     try:
         code = app(standalone_mode=False)
     except Failure as failure:
         typer.echo(f"retort: {failure}", err=True)
         code = failure.exit_code
-    except typer.Abort:
-        typer.echo("retort: interrupted; run again to go on", err=True)
-        code = 130
-    except KeyboardInterrupt:
-        typer.echo("retort: interrupted; finished stages are kept, run again to go on", err=True)
-        code = 130
+    except (typer.Abort, KeyboardInterrupt):
+        code = INTERRUPTED
     except Exception as error:
         usage = getattr(error, "format_message", None)  # click's usage errors
         if usage is None:
             raise
         typer.echo(f"retort: {usage()}", err=True)
         code = BadRequest.exit_code
+    if code == INTERRUPTED:  # typer turns ctrl-C into this code without a word
+        typer.echo("retort: interrupted; finished stages are kept, run again to go on", err=True)
     sys.stdout.flush()
     sys.exit(code or 0)

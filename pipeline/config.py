@@ -21,13 +21,13 @@ from pipeline.stages.quantize import QuantizeConfig
 from pipeline.stages.register import RegisterConfig
 from pipeline.tasks import Task
 
-
 with warnings.catch_warnings():
     # `register` is a method of the metaclass that pydantic takes for one of the class; no instance can see it.
     warnings.filterwarnings("ignore", message='Field name "register"')
 
     class RunConfig(Record):
-        """Everything a run is asked for. Each stage's field is that stage's own config, and its key depends on nothing else here."""
+        """Everything a run is asked for. Each stage's field is that stage's own config, and its key depends on
+        nothing else here."""
 
         name: str = Field(pattern=r"^[a-z0-9][a-z0-9._-]*$", max_length=60)
         teacher: TeacherConfig
@@ -38,13 +38,13 @@ with warnings.catch_warnings():
         export: ExportConfig = ExportConfig()
         quantize: QuantizeConfig = QuantizeConfig()
         benchmark: BenchmarkConfig = BenchmarkConfig()
-        register: RegisterConfig
+        register: RegisterConfig = Field()  # or the metaclass's method would be the default
 
 
 def load_config(path: Path, settings: Sequence[str] = ()) -> RunConfig:
     """Read a run's YAML and apply `a.b=c` settings, each value read as YAML. BadRequest names every mistake at once."""
     try:
-        values = yaml.safe_load(path.read_text())
+        values = yaml.safe_load(path.read_bytes())
     except OSError as error:
         raise BadRequest(f"config {path}: {error.strerror or error}; `ls configs` shows the ones that ship") from error
     except yaml.YAMLError as error:
@@ -68,7 +68,9 @@ def _apply(values: dict[str, Any], setting: str) -> None:
     for name in parents:
         values = values.setdefault(name, {})
         if not isinstance(values, dict):
-            raise BadRequest(f"--set {setting}: {name!r} holds the value {values!r}, which has no keys; set {name} as a whole")
+            raise BadRequest(
+                f"--set {setting}: {name!r} holds the value {values!r}, which has no keys; set {name} as a whole"
+            )
     try:
         values[last] = yaml.safe_load(text)
     except yaml.YAMLError as error:
@@ -81,11 +83,13 @@ def _mistakes(error: ValidationError) -> list[str]:
 
     lines = []
     for mistake in error.errors():
-        where = ".".join(str(part) for part in mistake["loc"])
+        where = ".".join(_walk(mistake["loc"])[0])
         if mistake["type"] == "extra_forbidden":
             known = _known_keys(mistake["loc"][:-1])
             near = get_close_matches(str(mistake["loc"][-1]), known, n=1)
-            hint = f"; did you mean {near[0]!r}?" if near else f"; known keys: {', '.join(sorted(known))}" if known else ""
+            hint = (
+                f"; did you mean {near[0]!r}?" if near else f"; known keys: {', '.join(sorted(known))}" if known else ""
+            )
             lines.append(f"{where}: unknown key{hint}")
         elif mistake["type"] == "union_tag_invalid":
             context = mistake["ctx"]
@@ -100,15 +104,15 @@ def _mistakes(error: ValidationError) -> list[str]:
 
 
 def _kinds(location: tuple[int | str, ...]) -> str:
-    return ", ".join(repr(kind) for kind in _schema_at(location).get("discriminator", {}).get("mapping", {}))
+    return ", ".join(repr(kind) for kind in _walk(location)[1].get("discriminator", {}).get("mapping", {}))
 
 
 def _known_keys(location: tuple[int | str, ...]) -> list[str]:
-    return list(_schema_at(location).get("properties", {}))
+    return list(_walk(location)[1].get("properties", {}))
 
 
-def _schema_at(location: tuple[int | str, ...]) -> dict[str, Any]:
-    """The JSON schema of the record at a mistake's location (unions are walked by the tag pydantic puts into it)."""
+def _walk(location: tuple[int | str, ...]) -> tuple[list[str], dict[str, Any]]:
+    """The keys as they are written in the YAML (pydantic also names the kind of each union), and the schema there."""
     schema = RunConfig.model_json_schema()
     definitions = schema["$defs"]
 
@@ -117,8 +121,12 @@ def _schema_at(location: tuple[int | str, ...]) -> dict[str, Any]:
         return definitions[reference[1]] if reference else node
 
     node: dict[str, Any] = schema
+    written = []
     for part in location:
         mapping = node.get("discriminator", {}).get("mapping", {})
-        step = {"$ref": mapping[part]} if part in mapping else node.get("properties", {}).get(part, {})
-        node = follow(step)
-    return node
+        if part in mapping:
+            node = follow({"$ref": mapping[part]})
+        else:
+            written.append(str(part))
+            node = follow(node.get("properties", {}).get(part, {}))
+    return written, node

@@ -20,6 +20,7 @@ def save_curve(rows: Sequence[dict[str, float]], out: Path, *, title: str) -> No
 
 def _draw(rows: Sequence[dict[str, float]], path: Path, *, title: str) -> None:
     from matplotlib.figure import Figure  # the object interface: no global state, no display
+    from matplotlib.ticker import MaxNLocator
 
     figure = Figure(figsize=(7, 4), layout="constrained")
     axes = figure.subplots()
@@ -34,5 +35,6 @@ def _draw(rows: Sequence[dict[str, float]], path: Path, *, title: str) -> None:
     rate = axes.twinx()
     rate.plot(steps, [row["learning_rate"] for row in rows], color="tab:gray", linestyle=":", label="learning rate")
     rate.set_ylabel("learning rate")
-    axes.legend(loc="upper right")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.legend(loc="best")
     figure.savefig(path, dpi=110)

@@ -1,9 +1,11 @@
-"""From a fine-tuned model folder to one ONNX file whose answers are proven equal to torch's; every post-condition is an error.
+"""From a fine-tuned model folder to one ONNX file whose answers are proven equal to torch's; every post-condition is
+an error.
 
-The graph comes from the public `torch.onnx.export` (dynamo) over eager attention: of the exports measured it is the one that
-quantizes to the fastest graph. Shapes: N texts, L tokens, C outputs.
+The graph comes from the public `torch.onnx.export` (dynamo) over eager attention: of the exports measured it is the
+one that quantizes to the fastest graph. Shapes: N texts, L tokens, C outputs.
 """
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +15,9 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.data.batches import tokenize
+from pipeline.encoders.families import reads_token_types
 from pipeline.errors import BadArtifact
+from pipeline.quiet import below_error_muted, quiet_transformers
 from serving.bundle import Golden, GraphInput, Item, ServingSpec, seal_core
 from serving.engine import Engine, Tokens
 
@@ -22,13 +26,15 @@ MAX_IR, MAX_OPSET = 13, 26  # what onnxruntime 1.31 loads
 OPSET = 20
 PARITY_ATOL = 1e-4
 GOLDEN_ITEMS = 8
+EXPORTER_NOISE = (r"`isinstance\(treespec, LeafSpec\)` is deprecated", "# The axis name: ")  # torch 2.13 about itself
 UNSEEN_SHAPES = ((1, 3), (3, 17), (7, 40))
 BUCKETS = (16, 32, 64, 128, 256, 512)
 
 
 @dataclass(frozen=True)
 class Parity:
-    """How far the graph is from torch: over `texts` real texts, the largest |logit difference| and how many labels differ."""
+    """How far the graph is from torch: over `texts` real texts, the largest |logit difference| and how many labels
+    differ."""
 
     texts: int
     max_abs_difference: float
@@ -41,6 +47,7 @@ def load_model(folder: Path) -> Any:
     from optimum.exporters.tasks import TasksManager
     from transformers import AutoConfig
 
+    quiet_transformers()
     config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     model_class = TasksManager.get_model_class_for_task("text-classification", model_type=config.model_type)
     return model_class.from_pretrained(
@@ -54,20 +61,35 @@ def export_onnx(model: Any, path: Path, *, inputs: Sequence[str]) -> None:
 
     example = _example(inputs, batch=2, length=16)
     dynamic = {name: {0: "batch", 1: "length"} for name in inputs}
-    torch.onnx.export(
-        model,
-        args=(),
-        kwargs={name: torch.from_numpy(value) for name, value in example.items()},
-        f=path,
-        dynamo=True,
-        input_names=list(inputs),
-        output_names=["logits"],
-        dynamic_shapes=dynamic,
-        opset_version=OPSET,
-        external_data=False,
-        verbose=False,
-    )
+    with warnings.catch_warnings(), below_error_muted():
+        for message in EXPORTER_NOISE:
+            warnings.filterwarnings("ignore", message=message)
+        torch.onnx.export(
+            model,
+            args=(),
+            kwargs={name: torch.from_numpy(value) for name, value in example.items()},
+            f=path,
+            dynamo=True,
+            input_names=list(inputs),
+            output_names=["logits"],
+            dynamic_shapes=dynamic,
+            opset_version=OPSET,
+            external_data=False,
+            verbose=False,
+        )
+        _forget_origin(path)
     check_graph(path)
+
+
+def _forget_origin(path: Path) -> None:
+    """Drop the stack traces the exporter notes at every node: they name folders of this machine, and the bytes of a
+    graph must not depend on where it was made."""
+    import onnx
+
+    graph = onnx.load(path)
+    for node in graph.graph.node:
+        del node.metadata_props[:]
+    onnx.save(graph, path)
 
 
 def check_graph(path: Path) -> None:
@@ -77,26 +99,30 @@ def check_graph(path: Path) -> None:
     graph = onnx.load(path, load_external_data=False)
     opset = max(entry.version for entry in graph.opset_import if entry.domain in ("", "ai.onnx"))
     if graph.ir_version > MAX_IR or opset > MAX_OPSET:
-        raise BadArtifact(f"{path}: IR {graph.ir_version}, opset {opset}; onnxruntime loads up to IR {MAX_IR}, opset {MAX_OPSET}")
+        raise BadArtifact(
+            f"{path}: IR {graph.ir_version}, opset {opset}; onnxruntime loads up to IR {MAX_IR}, opset {MAX_OPSET}"
+        )
     if outside := [tensor.name for tensor in graph.graph.initializer if tensor.external_data]:
         raise BadArtifact(f"{path}: {outside[0]} lies outside the file; export with external_data=False")
     symbols = {value.name: [d.dim_param for d in value.type.tensor_type.shape.dim] for value in graph.graph.input}
     if fixed := [name for name, dims in symbols.items() if len(dims) != 2 or not all(dims)]:
-        raise BadArtifact(f"{path}: input {fixed[0]} has a fixed batch or length {symbols[fixed[0]]}; the export specialised it")
+        raise BadArtifact(
+            f"{path}: input {fixed[0]} has a fixed batch or length {symbols[fixed[0]]}; the export specialised it"
+        )
     output = graph.graph.output[0]
     if not output.type.tensor_type.shape.dim[0].dim_param:
         raise BadArtifact(f"{path}: output {output.name} has a fixed batch; the export specialised it")
 
 
-def graph_inputs(tokenizer: Any) -> tuple[GraphInput, ...]:
-    """What the graph reads, in order: token types only where the family's tokenizer makes them."""
-    names: tuple[GraphInput, ...] = ("input_ids", "attention_mask", "token_type_ids")
-    return tuple(name for name in names if name in tokenizer.model_input_names)
+def graph_inputs(config: Any) -> tuple[GraphInput, ...]:
+    """What the graph reads, in order: as in training, token types only where the encoder makes use of them."""
+    types: tuple[GraphInput, ...] = ("token_type_ids",) if reads_token_types(config) else ()
+    return ("input_ids", "attention_mask", *types)
 
 
 def buckets_up_to(max_length: int) -> tuple[int, ...]:
     """Lengths the server warms up at."""
-    return tuple(bucket for bucket in BUCKETS if bucket < max_length) + (max_length,)
+    return (*(bucket for bucket in BUCKETS if bucket < max_length), max_length)
 
 
 def seal_bundle(folder: Path, *, model: Any, spec: ServingSpec, items: Sequence[Item]) -> str:
@@ -168,11 +194,6 @@ def check_shapes(engine: Engine, model: Any, *, vocabulary: int) -> None:
             )
 
 
-def parameters_of(model: Any) -> int:
-    """Trained numbers in the model."""
-    return sum(parameter.numel() for parameter in model.parameters())
-
-
 def _labels_differ(wanted_NC: Floats, found_NC: Floats) -> int:
     """Labels that differ though torch's own margin is more than rounding can bridge."""
     if wanted_NC.shape[1] == 1:
@@ -183,7 +204,9 @@ def _labels_differ(wanted_NC: Floats, found_NC: Floats) -> int:
 
 
 def _feed(tokens: Sequence[Tokens], spec: ServingSpec, *, length: int) -> dict[str, npt.NDArray[np.int64]]:
-    fed: dict[str, npt.NDArray[np.int64]] = {name: np.zeros((len(tokens), length), np.int64) for name in spec.graph_inputs}
+    fed: dict[str, npt.NDArray[np.int64]] = {
+        name: np.zeros((len(tokens), length), np.int64) for name in spec.graph_inputs
+    }
     fed["input_ids"][:] = spec.pad_id
     for row, one in enumerate(tokens):
         fed["input_ids"][row, : len(one.ids)] = one.ids

@@ -1,4 +1,5 @@
-"""Fine-tune an encoder for a task: early stopping on the dev split, the best state kept. The test split is not in reach."""
+"""Fine-tune an encoder for a task: early stopping on the dev split, the best state kept. The test split is not in
+reach."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -6,8 +7,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline.data.batches import Tokens, length_batches, tokenize
+from pipeline.encoders.families import reads_token_types
 from pipeline.errors import BadArtifact
 from pipeline.progress import Reporter
+from pipeline.quiet import quiet_transformers
 from pipeline.tasks import Split, Task, TaskData
 from pipeline.training import Checkpoints, Optimization, Work, autocast, fit
 
@@ -19,7 +22,8 @@ EVALUATION_TOKENS = 8192
 
 @dataclass(frozen=True)
 class Schedule:
-    """How long: at most `epochs`, each of batches of `batch_tokens` (padding counted); ends after `patience` worse evaluations."""
+    """How long: at most `epochs`, each of batches of `batch_tokens` (padding counted); ends after `patience` worse
+    evaluations."""
 
     epochs: int
     batch_tokens: int
@@ -38,7 +42,10 @@ class Outcome:
 
 
 def load_for_task(folder: Path, task: Task, label_names: Sequence[str], *, seed: int) -> Any:
-    """The encoder in `folder` with a fresh head for the task, in fp32; the head is drawn from `seed` alone."""
+    """The encoder in `folder` with a fresh head for the task, in fp32; the head is drawn from `seed` alone.
+
+    A head that the folder brings from another task is not used, whatever its size.
+    """
     import torch
     from optimum.exporters.tasks import TasksManager
     from transformers import AutoConfig
@@ -48,11 +55,30 @@ def load_for_task(folder: Path, task: Task, label_names: Sequence[str], *, seed:
     config.problem_type = head.problem_type
     config.id2label = dict(enumerate(label_names)) or {0: "score"}
     config.label2id = {name: index for index, name in config.id2label.items()}
+    quiet_transformers()
     torch.manual_seed(seed)
     model_class = TasksManager.get_model_class_for_task(head.optimum_task, model_type=config.model_type)
-    return model_class.from_pretrained(
-        folder, config=config, dtype=torch.float32, use_safetensors=True, local_files_only=True
+    model = model_class.from_pretrained(
+        folder,
+        config=config,
+        dtype=torch.float32,
+        use_safetensors=True,
+        local_files_only=True,
+        ignore_mismatched_sizes=True,
     )
+    _draw_head(model, seed=seed)
+    return model
+
+
+def _draw_head(model: Any, *, seed: int) -> None:
+    """Everything beside the base encoder, as transformers would draw it."""
+    import torch
+
+    torch.manual_seed(seed)
+    parts = [part for name, part in model.named_children() if name != model.base_model_prefix]
+    for layer in (layer for part in parts for layer in part.modules() if isinstance(layer, torch.nn.Linear)):
+        torch.nn.init.normal_(layer.weight, std=model.config.initializer_range)
+        torch.nn.init.zeros_(layer.bias)
 
 
 def finetune(
@@ -73,7 +99,7 @@ def finetune(
     train, dev = (
         tokenize(split.items, tokenizer=tokenizer, max_length=schedule.max_length) for split in (data.train, data.dev)
     )
-    pad_id = _pad_id(tokenizer)
+    pad_id = tokenizer.pad_token_id
     lengths = train.lengths.tolist()
     epochs = [
         length_batches(lengths, token_budget=schedule.batch_tokens, seed=schedule.seed, epoch=epoch)
@@ -127,7 +153,9 @@ def evaluate(model: Any, tokens: Tokens, split: Split, task: Task, *, pad_id: in
     model.train(training)
     logits_NC = np.concatenate(outputs)[np.argsort(rows_in_order)]
     if not np.isfinite(logits_NC).all():
-        raise BadArtifact("fine-tuning gave answers that are not finite; try a lower finetune.optimization.learning_rate")
+        raise BadArtifact(
+            "fine-tuning gave answers that are not finite; try a lower finetune.optimization.learning_rate"
+        )
     return task.score(logits_NC, split.labels)
 
 
@@ -136,16 +164,10 @@ def _forward(model: Any, tokens: Tokens, rows: Sequence[int], pad_id: int) -> "t
 
     batch = tokens.batch(rows, pad_id=pad_id)
     fed = {"input_ids": batch.input_ids, "attention_mask": batch.attention_mask}
-    if "token_type_ids" in model.forward.__code__.co_varnames:
+    if reads_token_types(model.config):
         fed["token_type_ids"] = batch.token_type_ids
     logits: torch.Tensor = model(**{name: torch.from_numpy(value) for name, value in fed.items()}).logits
     return logits
-
-
-def _pad_id(tokenizer: Any) -> int:
-    if tokenizer.pad_token_id is None:
-        raise BadArtifact("the tokenizer names no padding token; set pad_token in its tokenizer_config.json")
-    return int(tokenizer.pad_token_id)
 
 
 def _best(scores: Sequence[float]) -> int:

@@ -1,4 +1,5 @@
-"""Which steps a config asks for: a list in order, no engine. A stage is one row here, one module and one field of the config."""
+"""Which steps a config asks for: a list in order, no engine. A stage is one row here, one module and one field of the
+config."""
 
 import hashlib
 import importlib
@@ -16,12 +17,13 @@ from pipeline.artifact import Artifact
 from pipeline.config import RunConfig
 from pipeline.progress import Reporter, track
 from pipeline.records import Record
-from pipeline.data.docstring_sets import Split as SplitName
-from pipeline.tasks import ALL, TUNING, Task, TaskData
+from pipeline.tasks import ALL, TUNING, TaskSplits
 
 T = TypeVar("T")
 LOCKED = ("torch", "transformers", "tokenizers", "onnx", "onnxruntime")
 ROOT = Path(__file__).resolve().parent.parent
+ROOMS = ("pipeline", "serving", "benchmarks")
+_TYPES_ONLY = re.compile(r"^if TYPE_CHECKING:\n(?:[ \t]+.*\n|\n)+", re.MULTILINE)
 _IMPORT = re.compile(r"^[ \t]*from ((?:pipeline|serving|benchmarks)[\w.]*) import (\([^)]*\)|.*)$", re.MULTILINE)
 
 
@@ -29,22 +31,6 @@ class Source(Protocol):
     """Something that exists before the run: teacher, text, task."""
 
     def identity(self, cache: Path) -> str: ...
-
-
-@dataclass(frozen=True)
-class TaskSplits:
-    """A task reduced to the splits a stage may read: the reported split is not in reach of what chooses."""
-
-    task: Task
-    splits: tuple[SplitName, ...]
-
-    def identity(self, cache: Path) -> str:
-        """Digest of the settings and of these splits' data."""
-        return self.task.identity(cache, self.splits)
-
-    def load(self, tools: "Tools") -> TaskData:
-        """These splits."""
-        return self.task.load(tools.cache, tools.progress, self.splits)
 
 
 @dataclass(frozen=True)
@@ -57,7 +43,8 @@ class Inputs:
 
 @dataclass(frozen=True)
 class Tools:
-    """What the runner lends a stage: its key, the workspace, a cache that may vanish, a folder for checkpoints, a reporter."""
+    """What the runner lends a stage: its key, the workspace, a cache that may vanish, a folder for checkpoints, a
+    reporter."""
 
     key: str
     workspace: Path
@@ -72,13 +59,19 @@ class Tools:
 
 @dataclass(frozen=True)
 class Step:
-    """One run of a stage. `inputs` maps a role to the label of an earlier step; `sources` to what exists before the run."""
+    """One run of a stage. `inputs` maps a role to the label of an earlier step; `sources` to what exists before the
+    run."""
 
     stage: str
     label: str
     config: Record
     inputs: Mapping[str, str]
     sources: Mapping[str, Source]
+
+    @property
+    def modules(self) -> tuple[str, ...]:
+        """Where its code is: the stage's own module, and those that read its sources."""
+        return (f"pipeline.stages.{self.stage}", *sorted({type(source).__module__ for source in self.sources.values()}))
 
 
 @dataclass(frozen=True)
@@ -137,7 +130,7 @@ def expand(config: RunConfig) -> tuple[Step, ...]:
         Step("finetune", "finetune-teacher", config.finetune, {}, {"model": teacher, "task": tuning}),
         Step("finetune", "finetune-student", config.finetune, {"model": "distill"}, {"task": tuning}),
         *(Step("export", label, config.export, {"model": model}, {"task": tuning}) for model, label in models.items()),
-        Step("quantize", "quantize-student", config.quantize, {"bundle": "export-student"}, {"task": tuning}),
+        Step("quantize", "quantize-student", config.quantize, {"bundle": "export-student"}, {}),
         Step("benchmark", "benchmark", config.benchmark, variants, {"task": reported}),
         Step("register", "register", config.register, {label: label for label in earlier}, {}),
     )
@@ -150,7 +143,7 @@ def step_key(step: Step, digests: Mapping[str, str]) -> str:
         "stage": step.stage,
         "config": canonical(step.config),
         "inputs": sorted(digests.items()),
-        "code": code_identity(step.stage),
+        "code": code_identity(step.modules),
         "versions": versions(),
         "place": stage.place() if stage.place else None,
     }
@@ -170,13 +163,13 @@ def versions() -> dict[str, str]:
 
 
 @cache
-def code_identity(stage: str) -> str:
-    """Hash of our own source files that a stage imports, directly or not. A README change must not retrain."""
+def code_identity(modules: tuple[str, ...]) -> str:
+    """Hash of these modules and all of ours that they import, directly or not. A README change must not retrain."""
     seen: dict[str, str] = {}
-    waiting = [f"pipeline.stages.{stage}"]
+    waiting = list(modules)
     while waiting:
         module = waiting.pop()
-        path = _source_of(module)
+        path = _source_of(module) if module.partition(".")[0] in ROOMS else None
         if module in seen or path is None:
             continue
         seen[module] = hashlib.sha256(path.read_bytes()).hexdigest()
@@ -186,9 +179,12 @@ def code_identity(stage: str) -> str:
 
 @cache
 def _imports(path: Path) -> tuple[str, ...]:
-    """Modules of ours that a file names in an import, at its top or inside a function (by pattern: `plan` has no time to parse)."""
+    """Modules of ours that a file imports, at its top or inside a function, but not for its types alone.
+
+    By pattern: `plan` has no time to parse.
+    """
     found: list[str] = []
-    for module, names in _IMPORT.findall(path.read_text(encoding="utf-8")):
+    for module, names in _IMPORT.findall(_TYPES_ONLY.sub("", path.read_text(encoding="utf-8"))):
         found += [module, *(f"{module}.{name}" for name in re.findall(r"\w+", names))]
     return tuple(found)
 

@@ -1,4 +1,5 @@
-"""What people and machines see while a run works: bars with rates on a terminal, a line now and then elsewhere, JSON events."""
+"""What people and machines see while a run works: bars with rates on a terminal, a line now and then elsewhere, JSON
+events."""
 
 import sys
 import time
@@ -28,7 +29,8 @@ class Reporter(Protocol):
 
 
 class Console:
-    """Rich bars on a terminal, plain lines every ten seconds elsewhere; events appended to a file, one JSON line each."""
+    """Rich bars on a terminal, plain lines every ten seconds elsewhere; events appended to a file, one JSON line
+    each."""
 
     def __init__(self, events: Path | None = None) -> None:
         from rich.console import Console as Terminal
@@ -109,16 +111,28 @@ class _LineBar:
         elapsed = time.monotonic() - self._started
         rate = self._done / elapsed if elapsed else 0.0
         of = f"/{self._total:,.0f}" if self._total else ""
-        left = f", {(self._total - self._done) / rate:.0f} s left" if self._total and rate and self._done < self._total else ""
+        left = (
+            f", {(self._total - self._done) / rate:.0f} s left"
+            if self._total and rate and self._done < self._total
+            else ""
+        )
+        done = f"{self._done:,.0f}{of} {self._unit}, {rate:,.1f} {self._unit}/s{left}"
         print(
-            f"  {self._title}: {self._done:,.0f}{of} {self._unit}, {rate:,.1f} {self._unit}/s{left} {self._note}".rstrip(),
+            f"  {self._title}: {done} {self._note}".rstrip(),
             file=sys.stderr,
             flush=True,
         )
 
 
 def _rich(terminal: Any) -> Any:
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
 
     return Progress(
         TextColumn("  {task.description}"),

@@ -1,45 +1,26 @@
 """Plan, skip, execute, seal: the same key is never run twice, and what was sealed is never lost."""
 
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
 import msgspec
 
-from pipeline.artifact import EVIDENCE, Artifact, Manifest, sealed_files, tree_digest, write_json
+from pipeline.artifact import EVIDENCE, Artifact, Manifest, sealed_files, tree_digest
 from pipeline.build import git_state
 from pipeline.config import RunConfig
 from pipeline.errors import BadArtifact, BadRequest
 from pipeline.graph import STAGES, Inputs, Source, Step, Tools, canonical, code_identity, expand, step_key, versions
-from pipeline.progress import Console, Reporter
-from pipeline.store import Store, as_transient, key_lock, open_store
+from pipeline.progress import Console, Reporter, Silent
+from pipeline.store import key_lock, trouble_is_transient
+from pipeline.workspace import Workspace
 
+_WAITING = "another process is at it; waiting"
 State = Literal["done", "run", "waits", "stale"]
-
-
-@dataclass(frozen=True)
-class Workspace:
-    """Where a run's world is kept: artifacts, checkpoints, locks, caches and run folders."""
-
-    root: Path
-    store: Store
-
-    @classmethod
-    def open(cls, root: Path, *, store_url: str | None = None) -> "Workspace":
-        """The workspace at `root`; artifacts also go to `store_url` when it is given (any fsspec URL)."""
-        root = root.resolve()
-        return cls(root=root, store=open_store(store_url, root))
-
-    @property
-    def cache(self) -> Path:
-        return self.root / "cache"
-
-    def run_folder(self, name: str) -> Path:
-        """Where a run says what it did."""
-        return self.root / "runs" / name
 
 
 @dataclass(frozen=True)
@@ -54,33 +35,24 @@ class Planned:
 
 def plan(config: RunConfig, workspace: Workspace) -> tuple[Planned, ...]:
     """What `run` would do, step by step, without doing it."""
+    steps = expand(config)
     _check(config, workspace)
-    identities: dict[int, str] = {}
-    done: dict[str, Artifact] = {}
+    session = _Session(workspace, Silent())
     planned = []
-    for step in expand(config):
-        missing = tuple(label for label in dict.fromkeys(step.inputs.values()) if label not in done)
-        if missing:
-            planned.append(Planned(step, "waits", None, missing))
-            continue
-        key = step_key(step, _digests(step, done, identities, workspace))
-        artifact = workspace.store.get(key)
-        if artifact is not None and _fresh(step, artifact):
-            done[step.label] = artifact
-            planned.append(Planned(step, "done", key))
-        else:
-            planned.append(Planned(step, "stale" if artifact else "run", key))
+    with trouble_is_transient(workspace.root):
+        for step in steps:
+            missing = tuple(label for label in dict.fromkeys(step.inputs.values()) if label not in session.done)
+            if missing:
+                planned.append(Planned(step, "waits", None, missing))
+                continue
+            key = session.key(step)
+            artifact = workspace.store.get(key)
+            if artifact is not None and _fresh(step, artifact):
+                session.done[step.label] = artifact
+                planned.append(Planned(step, "done", key))
+            else:
+                planned.append(Planned(step, "stale" if artifact else "run", key))
     return tuple(planned)
-
-
-def finished(config: RunConfig, workspace: Workspace) -> dict[str, Artifact]:
-    """What is already there of a run, by label, whatever its age; BadArtifact when nothing is."""
-    record = workspace.run_folder(config.name) / "run.json"
-    if not record.is_file():
-        raise BadArtifact(f"nothing of the run {config.name!r} is in {workspace.root}; `retort run` makes it")
-    steps = msgspec.json.decode(record.read_bytes())["steps"]
-    found = {label: workspace.store.get(step["key"]) for label, step in steps.items()}
-    return {label: artifact for label, artifact in found.items() if artifact is not None}
 
 
 def run(
@@ -93,115 +65,120 @@ def run(
 ) -> dict[str, Artifact]:
     """Run what is not finished, in order, and return every step's artifact by label.
 
-    `until` ends after the last step of that stage or label; `only` runs one stage's steps and takes all others as finished
-    (BadArtifact where they are not): what a container does.
+    `until` ends after the last step of that stage or label; `only` runs one stage's steps and takes what they read as
+    finished (BadArtifact where it is not): what a container does.
     """
     _known(config, until or only)
-    reporter = reporter or Console(workspace.run_folder(config.name) / "events.jsonl")
+    steps = _wanted(config, until=until, only=only)
     _check(config, workspace)
-    identities: dict[int, str] = {}
-    done: dict[str, Artifact] = {}
+    reporter = reporter or Console(workspace.run_folder(config.name) / "events.jsonl")
+    session = _Session(workspace, reporter, before_work=_before_work(config, steps))
     report: dict[str, Any] = {}
-    for step in _wanted(config, until or only):
-        digests = _digests(step, done, identities, workspace)
-        key = step_key(step, digests)
-        may_run = only is None or only in (step.stage, step.label)
+    with trouble_is_transient(workspace.root):
+        for step in steps:
+            started = time.monotonic()
+            executed = session.obtain(step, may_run=only is None or only in (step.stage, step.label))
+            artifact = session.done[step.label]
+            key = artifact.manifest.key
+            report[step.label] = {"key": key, "digest": artifact.digest, "executed": executed}
+            reporter.event("step", label=step.label, key=key, executed=executed, seconds=time.monotonic() - started)
+            workspace.record(config.name, config=canonical(config), steps=report)
+    return session.done
+
+
+@dataclass
+class _Session:
+    """One walk along the steps: what is done so far, and the sources' identities, each worked out once."""
+
+    workspace: Workspace
+    reporter: Reporter
+    before_work: Callable[[], None] = lambda: None
+    done: dict[str, Artifact] = field(default_factory=dict)
+    identities: dict[int, str] = field(default_factory=dict)
+
+    def key(self, step: Step) -> str:
+        """The step's key; what it reads must be done."""
+        return step_key(step, self._digests(step))
+
+    def obtain(self, step: Step, *, may_run: bool) -> bool:
+        """Put the step's artifact into `done`: the finished one, or made now while holding the key's lock.
+
+        Returns whether it was made now.
+        """
+        key = self.key(step)
+        if self._take(step, key):
+            return False
+        if not may_run:
+            raise BadArtifact(
+                f"{step.label} is not finished, and this stage reads it; run `retort stage {step.label}` first"
+            )
+        self.before_work()
+        with key_lock(self.workspace.root, key, waiting=lambda: self.reporter.line(f"{step.label}: {_WAITING}")):
+            if self._take(step, key):
+                return False
+            self.done[step.label] = self._execute(step, key)
+        return True
+
+    def _take(self, step: Step, key: str) -> bool:
+        artifact = self.workspace.store.get(key)
+        if artifact is None or not _fresh(step, artifact):
+            return False
+        self.done[step.label] = artifact
+        return True
+
+    def _execute(self, step: Step, key: str) -> Artifact:
+        self.reporter.line(f"{step.label} ...")
+        self.reporter.event("started", label=step.label, key=key)
         started = time.monotonic()
-        artifact, executed = _obtain(step, key, digests, done, workspace, reporter, may_run=may_run)
-        done[step.label] = artifact
-        report[step.label] = {"key": key, "digest": artifact.digest, "executed": executed}
-        reporter.event("step", label=step.label, key=key, executed=executed, seconds=time.monotonic() - started)
-        _record(config, workspace, report)
-    return done
+        store = self.workspace.store
+        out = store.partial(key)
+        (out / EVIDENCE).mkdir()
+        inputs = Inputs({role: self.done[label] for role, label in step.inputs.items()}, step.sources)
+        tools = Tools(
+            key=key,
+            workspace=self.workspace.root,
+            cache=self.workspace.cache,
+            checkpoints=store.checkpoints(key),
+            reporter=self.reporter,
+        )
+        facts = STAGES[step.stage].run(step.config, inputs, out, tools)
+        seconds = round(time.monotonic() - started, 3)
+        artifact = store.publish(key, self._manifest(step, key, out, facts=facts, seconds=seconds))
+        self.reporter.line(f"{step.label}: done in {seconds:.1f} s  {artifact.path}")
+        return artifact
 
+    def _manifest(self, step: Step, key: str, out: Path, *, facts: dict[str, Any], seconds: float) -> Manifest:
+        from benchmarks.machine import read
 
-def _obtain(
-    step: Step,
-    key: str,
-    digests: Mapping[str, str],
-    done: Mapping[str, Artifact],
-    workspace: Workspace,
-    reporter: Reporter,
-    *,
-    may_run: bool,
-) -> tuple[Artifact, bool]:
-    """The step's artifact: the finished one, or made now while holding the key's lock."""
-    artifact = workspace.store.get(key)
-    if artifact is not None and _fresh(step, artifact):
-        return artifact, False
-    if not may_run:
-        raise BadArtifact(f"{step.label} is not finished, and this stage reads it; run `retort stage {step.label}` first")
-    try:
-        with key_lock(workspace.root, key, waiting=lambda: reporter.line(f"{step.label}: another process is at it; waiting")):
-            artifact = workspace.store.get(key)
-            if artifact is not None and _fresh(step, artifact):
-                return artifact, False
-            return _execute(step, key, digests, done, workspace, reporter), True
-    except OSError as error:
-        raise as_transient(error, where=workspace.root) from error
+        files = sealed_files(out)
+        return Manifest(
+            stage=step.stage,
+            label=step.label,
+            key=key,
+            digest=tree_digest(files),
+            inputs=self._digests(step),
+            config=canonical(step.config),
+            code=code_identity(step.modules),
+            versions=versions(),
+            git=git_state(),
+            machine=msgspec.to_builtins(read()),
+            finished_at=datetime.now(UTC).isoformat(timespec="seconds"),
+            seconds=seconds,
+            facts=facts,
+            files=files,
+        )
 
+    def _digests(self, step: Step) -> dict[str, str]:
+        """(role, digest) of everything a step reads."""
+        return {
+            **{role: self.done[label].digest for role, label in step.inputs.items()},
+            **{role: self._identity(source) for role, source in step.sources.items()},
+        }
 
-def _execute(
-    step: Step,
-    key: str,
-    digests: Mapping[str, str],
-    done: Mapping[str, Artifact],
-    workspace: Workspace,
-    reporter: Reporter,
-) -> Artifact:
-    from benchmarks.machine import read
-
-    reporter.line(f"{step.label} ...")
-    reporter.event("started", label=step.label, key=key)
-    started = time.monotonic()
-    out = workspace.store.partial(key)
-    inputs = Inputs({role: done[label] for role, label in step.inputs.items()}, step.sources)
-    tools = Tools(
-        key=key,
-        workspace=workspace.root,
-        cache=workspace.cache,
-        checkpoints=workspace.store.checkpoints(key),
-        reporter=reporter,
-    )
-    (out / EVIDENCE).mkdir()
-    facts = STAGES[step.stage].run(step.config, inputs, out, tools)
-    files = sealed_files(out)
-    seconds = time.monotonic() - started
-    manifest = Manifest(
-        stage=step.stage,
-        label=step.label,
-        key=key,
-        digest=tree_digest(files),
-        inputs=dict(digests),
-        config=canonical(step.config),
-        code=code_identity(step.stage),
-        versions=versions(),
-        git=git_state(),
-        machine=msgspec.to_builtins(read()),
-        finished_at=datetime.now(UTC).isoformat(timespec="seconds"),
-        seconds=round(seconds, 3),
-        facts=facts,
-        files=files,
-    )
-    artifact = workspace.store.publish(key, manifest)
-    reporter.line(f"{step.label}: done in {seconds:.1f} s  {artifact.path}")
-    return artifact
-
-
-def _digests(
-    step: Step, done: Mapping[str, Artifact], identities: dict[int, str], workspace: Workspace
-) -> dict[str, str]:
-    """(role, digest) of everything a step reads; a source's identity is worked out once a run."""
-    return {
-        **{role: done[label].digest for role, label in step.inputs.items()},
-        **{role: _identity(source, identities, workspace) for role, source in step.sources.items()},
-    }
-
-
-def _identity(source: Source, identities: dict[int, str], workspace: Workspace) -> str:
-    if id(source) not in identities:
-        identities[id(source)] = source.identity(workspace.cache)
-    return identities[id(source)]
+    def _identity(self, source: Source) -> str:
+        if id(source) not in self.identities:
+            self.identities[id(source)] = source.identity(self.workspace.cache)
+        return self.identities[id(source)]
 
 
 def _fresh(step: Step, artifact: Artifact) -> bool:
@@ -214,27 +191,34 @@ def _fresh(step: Step, artifact: Artifact) -> bool:
 
 def _check(config: RunConfig, workspace: Workspace) -> None:
     """Refuse what cannot work before anything runs."""
-    from pipeline.stages import distill, register
+    from pipeline.stages import distill
 
     distill.check(config.distill, config.teacher, cache=workspace.cache)
-    register.check(config.register)
 
 
-def _wanted(config: RunConfig, last: str | None) -> tuple[Step, ...]:
+def _before_work(config: RunConfig, steps: Sequence[Step]) -> Callable[[], None]:
+    """What must hold before the first step is executed; a finished run is shown from any checkout."""
+    from pipeline.stages import register
+
+    registers = any(step.stage == "register" for step in steps)
+    return partial(register.check, config.register) if registers else lambda: None
+
+
+def _wanted(config: RunConfig, *, until: str | None, only: str | None) -> tuple[Step, ...]:
+    """All steps; those up to the last of `until`; or those of `only` and what they read, directly or not."""
     steps = expand(config)
-    if last is None:
+    if only is not None:
+        needed: set[str] = set()
+        for step in reversed(steps):
+            if only in (step.stage, step.label) or step.label in needed:
+                needed |= {step.label, *step.inputs.values()}
+        return tuple(step for step in steps if step.label in needed)
+    if until is None:
         return steps
-    return steps[: max(i for i, step in enumerate(steps) if last in (step.stage, step.label)) + 1]
+    return steps[: max(i for i, step in enumerate(steps) if until in (step.stage, step.label)) + 1]
 
 
 def _known(config: RunConfig, name: str | None) -> None:
     names = dict.fromkeys(name for step in expand(config) for name in (step.stage, step.label))
     if name is not None and name not in names:
         raise BadRequest(f"there is no stage or step {name!r}; there are: {', '.join(names)}")
-
-
-def _record(config: RunConfig, workspace: Workspace, report: Mapping[str, Any]) -> None:
-    folder = workspace.run_folder(config.name)
-    write_json(folder / "run.json", {"name": config.name, "config": canonical(config), "steps": report})
-
-

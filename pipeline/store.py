@@ -8,12 +8,15 @@ import fcntl
 import os
 import shutil
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Protocol
 
-from pipeline.artifact import MANIFEST, Artifact, Manifest, read_artifact, verify, write_json
-from pipeline.errors import Transient
+from pipeline.artifact import MANIFEST, Artifact, Manifest, first_fault, read_artifact, write_json
+from pipeline.errors import BadArtifact, Failure, Transient
+
+NOT_THE_DISK = (Failure, FileNotFoundError, FileExistsError, IsADirectoryError, NotADirectoryError)
+FULL_BELOW_BYTES = 64 * 1024
 
 
 class Store(Protocol):
@@ -38,24 +41,34 @@ class DirectoryStore:
 
     def partial(self, key: str) -> Path:
         """An empty directory to work in; what a killed run left there is removed. Hold the key's lock."""
-        path = self._path(f".{key}.partial")
-        shutil.rmtree(path, ignore_errors=True)
-        path.mkdir(parents=True)
-        return path
+        shutil.rmtree(self._path(f".{key}.old"), ignore_errors=True)
+        return self.empty(f".{key}.partial")
 
     def publish(self, key: str, manifest: Manifest) -> Artifact:
         """Seal the partial directory: manifest last, one rename, checkpoints removed."""
-        partial, path = self._path(f".{key}.partial"), self._path(key)
+        partial, path, old = self._path(f".{key}.partial"), self._path(key), self._path(f".{key}.old")
         write_json(partial / MANIFEST, manifest)
-        if path.exists():  # measured again: the old figures give way to the new ones
-            shutil.rmtree(path)
+        if path.exists():  # measured again: the old figures give way whole, whenever this is killed
+            path.rename(old)
         partial.rename(path)
+        shutil.rmtree(old, ignore_errors=True)
         shutil.rmtree(self.root / "checkpoints" / key, ignore_errors=True)
-        return Artifact(path=path, manifest=manifest)
+        return read_artifact(path)  # as everybody will read it from now on: JSON knows no tuples and no integer keys
 
     def checkpoints(self, key: str) -> Path:
         """Where training of this key keeps its checkpoints."""
         return self.root / "checkpoints" / key
+
+    def empty(self, name: str) -> Path:
+        """An empty directory beside the artifacts; a name that begins with a dot is never taken for one."""
+        path = self._path(name)
+        shutil.rmtree(path, ignore_errors=True)
+        path.mkdir(parents=True)
+        return path
+
+    def adopt(self, folder: Path, manifest: Manifest) -> Artifact:
+        """Take in a whole artifact that was put together in a directory from `empty`."""
+        return read_artifact(folder.rename(self._path(manifest.key)))
 
     def _path(self, name: str) -> Path:
         return self.root / "artifacts" / name
@@ -72,18 +85,14 @@ class RemoteStore:
         self._root = str(root).rstrip("/")
 
     def get(self, key: str) -> Artifact | None:
-        """The artifact of this key, fetched and verified when it is not here yet; None when nobody has finished it."""
-        here = self.local.get(key)
-        if here is not None or not self._fs.exists(self._remote(key, MANIFEST)):
-            return here
-        partial = self.local.partial(key)
-        self._fs.get(self._remote(key, MANIFEST), str(partial / MANIFEST))
-        manifest = read_artifact(partial).manifest
-        for name in manifest.files:
-            (partial / name).parent.mkdir(parents=True, exist_ok=True)
-            self._fs.get(self._remote(key, name), str(partial / name))
-        verify(Artifact(path=partial, manifest=manifest))
-        return self.local.publish(key, manifest)
+        """The artifact of this key, fetched and verified when it is not here yet; None when nobody has finished it.
+
+        What is here and not there was sealed by a run that was killed before its upload ended: that is made up for.
+        """
+        here, there = self.local.get(key), self._fs.exists(self._remote(key, MANIFEST))
+        if here is not None and not there:
+            self._upload(here)
+        return self._fetch(key) if here is None and there else here
 
     def partial(self, key: str) -> Path:
         """A local directory to work in."""
@@ -92,14 +101,40 @@ class RemoteStore:
     def publish(self, key: str, manifest: Manifest) -> Artifact:
         """Seal locally, then upload; the manifest goes last and is the commit."""
         artifact = self.local.publish(key, manifest)
-        for name in (*manifest.files, MANIFEST):
-            self._fs.makedirs(self._remote(key, name).rpartition("/")[0], exist_ok=True)
-            self._fs.put(str(artifact.path / name), self._remote(key, name))
+        self._upload(artifact)
         return artifact
 
     def checkpoints(self, key: str) -> Path:
-        """Local: a checkpoint is worth its upload only where another machine may resume it, which Jobs do by a volume."""
+        """Local: a checkpoint is worth its upload only where another machine may resume it, which Jobs do by a
+        volume."""
         return self.local.checkpoints(key)
+
+    def _upload(self, artifact: Artifact) -> None:
+        key, files = artifact.manifest.key, artifact.manifest.files
+        if self._fs.exists(self._remote(key, MANIFEST)):  # nobody may read old and new files as one
+            self._fs.rm(self._remote(key, MANIFEST))
+        for name in (*files, MANIFEST):
+            self._fs.makedirs(self._remote(key, name).rpartition("/")[0], exist_ok=True)
+            self._fs.put(str(artifact.path / name), self._remote(key, name))
+
+    def _fetch(self, key: str) -> Artifact:
+        """Into a folder of its own: another process may be at work in the key's partial one."""
+        with key_lock(self.local.root, f"{key}.fetch", waiting=lambda: None):
+            here = self.local.get(key)
+            if here is not None:
+                return here
+            folder = self.local.empty(f".{key}.fetched")
+            self._fs.get(self._remote(key, MANIFEST), str(folder / MANIFEST))
+            manifest = read_artifact(folder).manifest
+            for name in manifest.files:
+                (folder / name).parent.mkdir(parents=True, exist_ok=True)
+                with suppress(FileNotFoundError):  # named below
+                    self._fs.get(self._remote(key, name), str(folder / name))
+            fault = first_fault(Artifact(path=folder, manifest=manifest))
+            if fault is not None:
+                there = self._fs.unstrip_protocol(f"{self._root}/artifacts/{key}")
+                raise BadArtifact(f"the store's {there}: {fault}; remove it there and run again")
+            return self.local.adopt(folder, manifest)
 
     def _remote(self, key: str, name: str) -> str:
         return f"{self._root}/artifacts/{key}/{name}"
@@ -108,7 +143,7 @@ class RemoteStore:
 def open_store(url: str | None, local_root: Path) -> Store:
     """The store of a workspace: its own directory, or `url` with the directory as its local half."""
     local = DirectoryStore(local_root)
-    return RemoteStore(url, local) if url and "://" in url else local
+    return RemoteStore(url, local) if url else local
 
 
 @contextmanager
@@ -128,11 +163,28 @@ def key_lock(root: Path, key: str, *, waiting: Callable[[], Any]) -> Iterator[No
         os.close(descriptor)
 
 
-def as_transient(error: OSError, *, where: Path) -> Transient:
-    """A full disk, or another trouble of the file system, in one message."""
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return Transient(
-            f"no space left on the disk of {where}; finished artifacts are safe: free some space there "
-            "(`retort plan` names what is kept) and run again"
-        )
-    return Transient(f"the file system failed: {error}; finished artifacts are safe: run again once it is mended")
+@contextmanager
+def trouble_is_transient(where: Path) -> Iterator[None]:
+    """A full disk, or another trouble of the file system, becomes one Transient message; a bug stays what it is."""
+    try:
+        yield
+    except Exception as error:
+        if isinstance(error, NOT_THE_DISK) or not (isinstance(error, OSError) or _is_full(error, where)):
+            raise
+        if _is_full(error, where):
+            raise Transient(
+                f"no space left on the disk of {where}; finished artifacts are safe: free some space there "
+                "(`retort plan` names what is kept) and run again"
+            ) from error
+        raise Transient(
+            f"the file system failed: {error}; finished artifacts are safe: run again once it is mended"
+        ) from error
+
+
+def _is_full(error: Exception, where: Path) -> bool:
+    """Whether this is a full disk: torch, safetensors, numpy and sqlite each say so in a way of their own, or not."""
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return True
+    said = str(error).lower()
+    there = next(folder for folder in (where, *where.parents) if folder.exists())
+    return "no space left" in said or "disk is full" in said or shutil.disk_usage(there).free < FULL_BELOW_BYTES

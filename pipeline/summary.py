@@ -9,9 +9,14 @@ import msgspec
 
 from pipeline.artifact import EVIDENCE, Artifact
 from pipeline.config import RunConfig
-from pipeline.runner import Planned, Workspace
+from pipeline.runner import Planned
+from pipeline.workspace import Workspace
 
-CURVES = {"distill": "distillation.png", "finetune-teacher": "finetune-teacher.png", "finetune-student": "finetune-student.png"}
+CURVES = {
+    "distill": "distillation.png",
+    "finetune-teacher": "finetune-teacher.png",
+    "finetune-student": "finetune-student.png",
+}
 WIDTH = 150
 
 

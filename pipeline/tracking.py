@@ -1,4 +1,5 @@
-"""MLflow, the offline half: runs, artifacts, versions, aliases. The only file of the pipeline that talks to a registry."""
+"""MLflow, the offline half: runs, artifacts, versions, aliases. The only file of the pipeline that talks to a
+registry."""
 
 import logging
 import warnings
@@ -61,9 +62,10 @@ def register(
 ) -> Registered:
     """Log the evidence, create one version of `name` from the folder `bundle` of it, and point `alias` there.
 
-    The bundle's own bytes are logged as plain files: nothing is serialised again. A version of the same key is not created twice,
-    so a run killed in the middle finishes what it began. Raises Transient when the registry cannot be reached, BadRequest when it
-    refuses the name or the request.
+    The bundle's own bytes are logged as plain files: nothing is serialised again. A version of the same key is not
+    created twice,
+    so a run killed in the middle finishes what it began. Raises Transient when the registry cannot be reached,
+    BadRequest when it refuses the name or the request.
     """
     with talking_to(uri) as client:
         version = _version_of(client, name, key)
@@ -108,8 +110,8 @@ def _require_reachable(uri: str) -> None:
         httpx.get(f"{uri.rstrip('/')}/health", timeout=REACH_TIMEOUT_S).raise_for_status()
     except httpx.HTTPError as error:
         raise Transient(
-            f"the MLflow server {uri} cannot be reached ({type(error).__name__}); start it or set register.tracking_uri, "
-            "then run again: finished stages are kept"
+            f"the MLflow server {uri} cannot be reached ({type(error).__name__}); start it or set "
+            "register.tracking_uri, then run again: finished stages are kept"
         ) from error
 
 

@@ -1,15 +1,16 @@
 """The one training loop: distillation and fine-tuning call it with their batches and their loss.
 
-What a step sees depends on (seed, step) alone, and a checkpoint holds weights, optimizer, random state, history and the caller's own
-state, so an interrupted run that resumes equals one that was never interrupted, bitwise on a CPU.
+What a step sees depends on (seed, step) alone, and a checkpoint holds weights, optimizer, random state, history and
+the caller's own state, so an interrupted run that resumes equals one that was never interrupted, bitwise on a CPU.
 """
 
 import math
-import os
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
@@ -55,18 +56,21 @@ class Checkpoints:
         import torch
 
         self.folder.mkdir(parents=True, exist_ok=True)
-        partial = self.folder / f"partial-{os.getpid()}.pt"  # torch.save refuses a name that begins with a dot
+        partial = self.folder / "partial.pt"  # torch.save refuses a name that begins with a dot
         torch.save(dict(state), partial)
         partial.replace(self.folder / f"step-{step:08d}.pt")
         for old in sorted(self.folder.glob("step-*.pt"))[:-KEPT_CHECKPOINTS]:
             old.unlink()
 
     def latest(self) -> dict[str, Any] | None:
-        """The newest state, or None."""
+        """The newest state that can be read, or None: a power cut may take what a file held, so two are kept."""
         import torch
 
-        found = sorted(self.folder.glob("step-*.pt"))
-        return torch.load(found[-1], weights_only=True) if found else None
+        for path in sorted(self.folder.glob("step-*.pt"), reverse=True):
+            with suppress(RuntimeError, EOFError, UnpicklingError):
+                state: dict[str, Any] = torch.load(path, weights_only=True)
+                return state
+        return None
 
 
 @dataclass
@@ -83,7 +87,9 @@ class Work:
     state: dict[str, Any] = field(default_factory=dict)
 
 
-def fit(work: Work, optimization: Optimization, *, checkpoints: Checkpoints, reporter: Reporter) -> list[dict[str, float]]:
+def fit(
+    work: Work, optimization: Optimization, *, checkpoints: Checkpoints, reporter: Reporter
+) -> list[dict[str, float]]:
     """Train `work.module` and return the logged rows (step, tokens, each term, loss, rate, grad_norm, tokens_per_s).
 
     Raises BadRequest at a loss that is not finite, naming the step and what to try.
@@ -111,7 +117,7 @@ def fit(work: Work, optimization: Optimization, *, checkpoints: Checkpoints, rep
             rate = optimization.rate_at(step, work.steps)
             norm = _update(work.module, optimizer, sum(terms.values()), rate=rate, clip_norm=optimization.clip_norm)
             tokens += seen
-            if (step + 1) % LOG_EVERY == 0 or step + 1 == work.steps:
+            if step == 0 or (step + 1) % LOG_EVERY == 0 or step + 1 == work.steps:
                 now = time.monotonic()
                 speed = (tokens - tokens_then) / max(now - logged, 1e-9)
                 row = _row(work.title, step + 1, terms, tokens=tokens, rate=rate, norm=norm, speed=speed)
@@ -174,8 +180,8 @@ def _row(
     loss = sum(values.values())
     if not math.isfinite(loss):
         raise BadRequest(
-            f"{title}: the loss is {loss} at step {step} ({values}); try a lower optimization.learning_rate or a longer "
-            "optimization.warmup_share, and look for odd texts in the data"
+            f"{title}: the loss is {loss} at step {step} ({values}); try a lower optimization.learning_rate or a "
+            "longer optimization.warmup_share, and look for odd texts in the data"
         )
     return {
         "step": step,

@@ -6,14 +6,14 @@ from pathlib import Path
 from pipeline.artifact import MANIFEST, read_artifact, verify
 from pipeline.config import load_config
 from pipeline.errors import BadRequest
-from pipeline.runner import Workspace, finished
+from pipeline.workspace import Workspace
 from serving import bundle
 
 
 def verify_target(target: Path, settings: Sequence[str], workspace: Workspace) -> Iterator[str]:
     """Verify one thing and yield the name and digest of what was found whole; BadArtifact at the first that is not."""
     if target.is_file():
-        for label, artifact in finished(load_config(target, settings), workspace).items():
+        for label, artifact in workspace.finished(load_config(target, settings).name).items():
             verify(artifact)
             yield f"{label} {artifact.digest}"
     elif (target / bundle.MANIFEST).is_file():
@@ -23,4 +23,6 @@ def verify_target(target: Path, settings: Sequence[str], workspace: Workspace) -
         verify(artifact)
         yield f"{target} {artifact.digest}"
     else:
-        raise BadRequest(f"{target} is neither a config, nor an artifact ({MANIFEST}), nor a bundle ({bundle.MANIFEST})")
+        raise BadRequest(
+            f"{target} is neither a config, nor an artifact ({MANIFEST}), nor a bundle ({bundle.MANIFEST})"
+        )

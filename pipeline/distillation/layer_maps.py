@@ -1,4 +1,5 @@
-"""Which teacher layers each student layer learns from. Layers are 1-based; a new mapping is one pure function and one row."""
+"""Which teacher layers each student layer learns from. Layers are 1-based; a new mapping is one pure function and one
+row."""
 
 from collections.abc import Callable
 
@@ -24,7 +25,7 @@ def teacher_layers_of(mapping: str, *, student_layers: int, teacher_layers: int)
     """The teacher layer of each student layer; BadRequest where the student is the deeper one."""
     if student_layers > teacher_layers:
         raise BadRequest(
-            f"layer mapping {mapping!r}: the student has {student_layers} layers and the teacher only {teacher_layers}; "
-            f"set distill.student.layers to {teacher_layers} or fewer"
+            f"layer mapping {mapping!r}: the student has {student_layers} layers and the teacher only "
+            f"{teacher_layers}; set distill.student.layers to {teacher_layers} or fewer"
         )
     return LAYER_MAPS[mapping](student_layers, teacher_layers)

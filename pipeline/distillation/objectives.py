@@ -1,7 +1,8 @@
-"""What a student learns from its teacher (EXTENSION POINT: a class with `kind`, `taps` and `loss`, its name in the union at the foot).
+"""What a student learns from its teacher (EXTENSION POINT: a class with `kind`, `taps` and `loss`, its name in the
+union at the foot).
 
-An objective says which tensors it reads (`taps`, so that only these are computed), which parameters of its own it trains
-(`projections`), and what the loss is. Shapes: B batch, L tokens, D student width, E teacher width.
+An objective says which tensors it reads (`taps`, so that only these are computed), which parameters of its own it
+trains (`projections`), and what the loss is. Shapes: B batch, L tokens, D student width, E teacher width.
 """
 
 from collections.abc import Sequence
@@ -29,32 +30,46 @@ class Pair:
     teacher: Shape
 
 
+class RelationWeights(Record):
+    """alpha_Q, alpha_K and alpha_V; a relation of weight 0 costs nothing."""
+
+    query: float = Field(default=1.0, ge=0)
+    key: float = Field(default=1.0, ge=0)
+    value: float = Field(default=1.0, ge=0)
+
+
 class RelationObjective(Record):
     """MiniLMv2 (2012.15828): KL of the Q-Q, K-K and V-V relations of one teacher layer to the student's last."""
 
     kind: Literal["relation"] = "relation"
     relation_heads: int = Field(default=48, ge=1)
     teacher_layer: int | None = Field(default=None, ge=1, description="1-based; the last when not given")
-    weights: dict[Literal["query", "key", "value"], float] = {"query": 1.0, "key": 1.0, "value": 1.0}
+    weights: RelationWeights = RelationWeights()
 
     def check(self, pair: Pair) -> None:
-        """BadRequest where the relation heads do not divide both widths or the teacher layer does not exist."""
+        """BadRequest where the heads do not divide both widths, the layer does not exist, or every weight is 0."""
         widths = (pair.student.width, pair.teacher.width)
         if any(width % self.relation_heads for width in widths):
             fitting = ", ".join(str(n) for n in range(1, min(widths) + 1) if all(width % n == 0 for width in widths))
             raise BadRequest(
-                f"distill.objective.relation_heads: {self.relation_heads} does not divide both the student's width {widths[0]} "
-                f"and the teacher's {widths[1]}; these do: {fitting}"
+                f"distill.objective.relation_heads: {self.relation_heads} does not divide both the student's width "
+                f"{widths[0]} and the teacher's {widths[1]}; these do: {fitting}"
+            )
+        if not self._relations():
+            raise BadRequest(
+                "distill.objective.weights: query, key and value are all 0, so nothing would be learned; raise one, or "
+                "set distill.objective={kind: none}"
             )
         if self._layer(pair) > pair.teacher.layers:
             raise BadRequest(
-                f"distill.objective.teacher_layer: {self.teacher_layer}, but the teacher has {pair.teacher.layers} layers"
+                f"distill.objective.teacher_layer: {self.teacher_layer}, but the teacher has {pair.teacher.layers} "
+                "layers"
             )
 
     def taps(self, pair: Pair) -> tuple[tuple[Tap, ...], tuple[Tap, ...]]:
         """What is read of the student and of the teacher."""
-        layer = self._layer(pair)
-        return tuple((name, pair.student.layers) for name in PROJECTIONS), tuple((name, layer) for name in PROJECTIONS)
+        names, layer = self._relations(), self._layer(pair)
+        return tuple((name, pair.student.layers) for name in names), tuple((name, layer) for name in names)
 
     def projections(self, pair: Pair) -> "torch.nn.Module":  # noqa: ARG002
         """Relations need none: widths need not agree."""
@@ -63,29 +78,39 @@ class RelationObjective(Record):
         return nn.ModuleDict()
 
     def loss(
-        self, student: "Taps", teacher: "Taps", *, pair: Pair, lengths: Sequence[int], projections: Any
-    ) -> "dict[str, torch.Tensor]":  # noqa: ARG002
+        self,
+        student: "Taps",
+        teacher: "Taps",
+        *,
+        pair: Pair,
+        lengths: Sequence[int],
+        projections: Any,  # noqa: ARG002
+    ) -> "dict[str, torch.Tensor]":
         """One term a relation, weighted; padding enters nowhere."""
         from pipeline.distillation.relation_kl import relation_kl
 
         layer = self._layer(pair)
         return {
-            name: self.weights.get(name, 0.0)
+            name: getattr(self.weights, name)
             * relation_kl(
                 student[name, pair.student.layers],
                 teacher[name, layer],
                 lengths=lengths,
                 relation_heads=self.relation_heads,
             )
-            for name in PROJECTIONS
+            for name in self._relations()
         }
+
+    def _relations(self) -> tuple[Literal["query", "key", "value"], ...]:
+        return tuple(name for name in PROJECTIONS if getattr(self.weights, name))
 
     def _layer(self, pair: Pair) -> int:
         return self.teacher_layer or pair.teacher.layers
 
 
 class HiddenObjective(Record):
-    """Hidden-state transfer (1909.10351): MSE(HS_i W_i, HT_j) over real tokens, a learned W for each pair where widths differ."""
+    """Hidden-state transfer (1909.10351): MSE(HS_i W_i, HT_j) over real tokens, a learned W for each pair where
+    widths differ."""
 
     kind: Literal["hidden"] = "hidden"
     mapping: Literal["uniform", "last"] = "uniform"
@@ -111,7 +136,8 @@ class HiddenObjective(Record):
     def loss(
         self, student: "Taps", teacher: "Taps", *, pair: Pair, lengths: Sequence[int], projections: Any
     ) -> "dict[str, torch.Tensor]":
-        """One term a student layer: per sequence the mean over its real tokens and channels, then the mean over sequences."""
+        """One term a student layer: per sequence the mean over its real tokens and channels, then the mean over
+        sequences."""
         return {
             f"hidden_{i}": _masked_mse(projections[str(i)](student["hidden", i]), teacher["hidden", j], lengths)
             for i, j in enumerate(self._sources(pair), start=1)

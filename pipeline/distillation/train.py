@@ -17,7 +17,8 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Recipe:
-    """How long and in what portions: `tokens` real tokens in all, at most `batch_tokens` (padding counted) at a time."""
+    """How long and in what portions: `tokens` real tokens in all, at most `batch_tokens` (padding counted) at a
+    time."""
 
     objective: RelationObjective | HiddenObjective
     tokens: int
@@ -43,9 +44,17 @@ def batch_plan(lengths: Sequence[int], *, tokens: int, batch_tokens: int, seed: 
 
 
 def distill(
-    teacher: Any, student: Any, tokens: Tokens, recipe: Recipe, *, pad_id: int, checkpoints: Checkpoints, reporter: Reporter
+    teacher: Any,
+    student: Any,
+    tokens: Tokens,
+    recipe: Recipe,
+    *,
+    pad_id: int,
+    checkpoints: Checkpoints,
+    reporter: Reporter,
 ) -> list[dict[str, float]]:
-    """Train `student` in place and return the logged rows of the loss curve. Dropout is off: relations are compared, not noise."""
+    """Train `student` in place and return the logged rows of the loss curve. Dropout is off: relations are compared,
+    not noise."""
     import torch
     from torch import nn
 
@@ -71,7 +80,5 @@ def distill(
                 )
             return terms, sum(lengths)
 
-        work = Work(
-            title="distill", module=nn.ModuleList([student, projections]), steps=len(plan), loss_at=loss_at
-        )
+        work = Work(title="distill", module=nn.ModuleList([student, projections]), steps=len(plan), loss_at=loss_at)
         return fit(work, recipe.optimization, checkpoints=checkpoints, reporter=reporter)

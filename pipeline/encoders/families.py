@@ -1,6 +1,7 @@
 """The one place that knows how each family of encoders is built: where its layers, projections and hidden states are.
 
-A *tap* names one tensor a layer computes: ("query" | "key" | "value" | "hidden", layer), layers 1-based. `reading` cuts a model to
+A *tap* names one tensor a layer computes: ("query" | "key" | "value" | "hidden", layer), layers 1-based. `reading`
+cuts a model to
 what the wanted taps need, so that nothing is computed which no objective reads, and puts it back together afterwards.
 
 Shapes: B batch, L tokens, D hidden.
@@ -23,7 +24,8 @@ PROJECTIONS: tuple[Literal["query", "key", "value"], ...] = ("query", "key", "va
 
 @dataclass(frozen=True)
 class Family:
-    """Attribute paths inside the base model (`layers`), one layer (`query`, `key`, `value`) and the config (`feed_forward`)."""
+    """Attribute paths inside the base model (`layers`), one layer (`query`, `key`, `value`) and the config
+    (`feed_forward`)."""
 
     layers: str
     query: str
@@ -58,7 +60,8 @@ def family_of(model_type: str) -> Family:
     """The family of a config's `model_type`; BadRequest with the list of known ones otherwise."""
     if model_type not in FAMILIES:
         raise BadRequest(
-            f"{model_type!r} is not an encoder Retort knows; teachers may be of the families {', '.join(sorted(FAMILIES))}"
+            f"{model_type!r} is not an encoder Retort knows; teachers may be of the families "
+            f"{', '.join(sorted(FAMILIES))}"
         )
     return FAMILIES[model_type]
 
@@ -74,7 +77,8 @@ class Shape:
 
 
 def shape_of(config: Any) -> Shape:
-    """The shape written in a config (a transformers config, or config.json's fields), whatever the family calls them."""
+    """The shape written in a config (a transformers config, or config.json's fields), whatever the family calls
+    them."""
     from optimum.utils import NormalizedConfigManager  # imports no torch: `retort plan` comes here
 
     family = family_of(config.model_type)
@@ -87,12 +91,18 @@ def shape_of(config: Any) -> Shape:
     )
 
 
+def reads_token_types(config: Any) -> bool:
+    """Whether the encoder tells the texts of a pair apart by token types (RoBERTa's has the input and one type)."""
+    return int(getattr(config, "type_vocab_size", 0)) > 1
+
+
 @contextmanager
 def reading(model: Any, taps: Collection[Tap]) -> "Iterator[Callable[[], dict[Tap, torch.Tensor]]]":
-    """Cut `model` (a base encoder) above the highest layer read, and yield a function that hands over the last forward's taps.
+    """Cut `model` (a base encoder) above the highest layer read, and yield a function that hands over the last
+    forward's taps.
 
-    Where only projections of the highest layer are read, the rest of that layer is skipped too. On leaving, every layer and the
-    pooler are back in place.
+    Where only projections of the highest layer are read, the rest of that layer is skipped too. On leaving, every
+    layer and the pooler are back in place.
     """
     from torch import nn
 

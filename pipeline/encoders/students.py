@@ -1,4 +1,5 @@
-"""Students: a config of the teacher's family with another depth, width, heads and feed-forward, and where its weights start."""
+"""Students: a config of the teacher's family with another depth, width, heads and feed-forward, and where its weights
+start."""
 
 from pathlib import Path
 from typing import Any, Literal
@@ -8,6 +9,7 @@ from pydantic import Field
 from pipeline.distillation.layer_maps import teacher_layers_of
 from pipeline.encoders.families import Shape, family_of, shape_of
 from pipeline.errors import BadRequest
+from pipeline.quiet import quiet_transformers
 from pipeline.records import Record
 
 
@@ -21,19 +23,26 @@ class StudentConfig(Record):
     init: Literal["random", "teacher-layers"] = "teacher-layers"
 
     def shape(self, teacher: Shape) -> Shape:
-        """The student's full shape beside this teacher; BadRequest where the width does not divide into its heads."""
+        """The student's full shape beside this teacher; BadRequest where the width does not divide into its heads, or
+        where it is to start with more layers than the teacher has."""
         width = self.width or teacher.width
         heads = self.heads or teacher.heads
         if width % heads:
             fitting = ", ".join(str(n) for n in range(1, width + 1) if width % n == 0)
-            raise BadRequest(f"distill.student: width {width} does not divide into {heads} heads; heads may be {fitting}")
+            raise BadRequest(
+                f"distill.student: width {width} does not divide into {heads} heads; heads may be {fitting}"
+            )
+        if self.init == "teacher-layers":
+            teacher_layers_of("uniform", student_layers=self.layers, teacher_layers=teacher.layers)
         return Shape(layers=self.layers, width=width, heads=heads, feed_forward=self.feed_forward or 4 * width)
 
 
 def build_student(teacher: Any, config: StudentConfig, *, seed: int) -> Any:
-    """A student of the teacher's family in fp32, initialised from `seed` alone, or with the teacher's layers (uniformly spread).
+    """A student of the teacher's family in fp32, initialised from `seed` alone, or with the teacher's layers
+    (uniformly spread).
 
-    A narrower student takes the leading channels of each of the teacher's matrices; a matrix larger than the teacher's stays random.
+    A narrower student takes the leading channels of each of the teacher's matrices; a matrix larger than the
+    teacher's stays random.
     """
     import torch
     from transformers import AutoModel
@@ -47,8 +56,14 @@ def build_student(teacher: Any, config: StudentConfig, *, seed: int) -> Any:
 
 def save_encoder(model: Any, tokenizer: Any, folder: Path) -> None:
     """Config, safetensors weights and tokenizer, in the hub's format."""
+    quiet_transformers()
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
+
+
+def parameters_of(model: Any) -> int:
+    """Trained numbers in the model."""
+    return sum(parameter.numel() for parameter in model.parameters())
 
 
 def _student_config(teacher_config: Any, shape: Shape) -> Any:

@@ -1,4 +1,5 @@
-"""Where a teacher comes from: a folder, a hub id, or a Python package that carries weights; safetensors only, no remote code."""
+"""Where a teacher comes from: a folder, a hub id, or a Python package that carries weights; safetensors only, no
+remote code."""
 
 import hashlib
 import importlib.util
@@ -11,17 +12,19 @@ from typing import Any
 from pydantic import model_validator
 
 from pipeline.data.digests import file_digests
+from pipeline.data.hub import resolve_commit
 from pipeline.encoders.families import Shape, family_of, shape_of
 from pipeline.errors import BadArtifact, BadRequest, Transient
+from pipeline.quiet import quiet_transformers
 from pipeline.records import Record
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?")
-_COMMIT = re.compile(r"[0-9a-f]{40}")
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json")
 
 
 class TeacherConfig(Record):
-    """`package:NAME`, a local folder in the hub's format, or a hub id with its `revision` (a commit, so that it stays the same)."""
+    """`package:NAME`, a local folder in the hub's format, or a hub id with its `revision` (a commit, so that it stays
+    the same)."""
 
     source: str
     revision: str | None = None
@@ -32,9 +35,10 @@ class TeacherConfig(Record):
         return {"source": value} if isinstance(value, str) else value
 
     def identity(self, cache: Path) -> str:
-        """What the teacher is, in one digest: a hub id's commit, or the content of its config, weights and tokenizer."""
+        """What the teacher is, in one digest: a hub id's commit, or the content of its config, weights and
+        tokenizer."""
         if not self.is_local():
-            return f"hub:{self.source}@{self._commit()}"
+            return f"hub:{self.source}@{resolve_commit(self.source, self.revision, 'model')}"
         folder = self.folder(cache)
         files = _files_that_matter(folder)
         lines = [f"{file.name} {digest}" for file, digest in zip(files, file_digests(files, cache=cache), strict=True)]
@@ -53,35 +57,23 @@ class TeacherConfig(Record):
         """Whether this is a package or a folder; what is neither, and has the form of a hub id, is one."""
         return self.source.startswith("package:") or Path(self.source).exists() or not _HUB_ID.fullmatch(self.source)
 
-    def _commit(self) -> str:
-        if self.revision and _COMMIT.fullmatch(self.revision):
-            return self.revision
-        from huggingface_hub import HfApi
-
-        try:
-            return str(HfApi().model_info(self.source, revision=self.revision).sha)
-        except (OSError, ValueError) as error:  # httpx and hub errors derive from these
-            raise Transient(self._unreachable(error)) from error
-
     def _download(self, cache: Path) -> Path:
+        import httpx2
         from huggingface_hub import snapshot_download
+        from huggingface_hub.errors import HfHubHTTPError, RepositoryNotFoundError, RevisionNotFoundError
 
+        commit = resolve_commit(self.source, self.revision, "model")
         wanted = ["config.json", "*.safetensors", "*.safetensors.index.json", *_TOKENIZER_FILES, "vocab.txt"]
         try:
-            return Path(
-                snapshot_download(
-                    self.source, revision=self._commit(), allow_patterns=wanted, cache_dir=cache / "hub"
-                )
-            )
-        except (OSError, ValueError) as error:
-            raise Transient(self._unreachable(error)) from error
-
-    def _unreachable(self, error: Exception) -> str:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        return (
-            f"teacher {self.source!r} is neither a local folder nor to be had from the hub ({reason}); "
-            "check the spelling and the network, or give a folder or package:NAME"
-        )
+            folder = snapshot_download(self.source, revision=commit, allow_patterns=wanted, cache_dir=cache / "hub")
+        except (RepositoryNotFoundError, RevisionNotFoundError) as error:
+            raise BadRequest(f"teacher {self.source!r}: the hub has no such model at revision {commit}") from error
+        except (HfHubHTTPError, httpx2.HTTPError, OSError) as error:
+            raise Transient(
+                f"teacher {self.source!r} is no local folder and cannot be downloaded ({type(error).__name__}); "
+                "check the spelling and the network, or give a folder or package:NAME"
+            ) from error
+        return Path(folder)
 
 
 def checked_folder(folder: Path, *, asked: str) -> Path:
@@ -119,24 +111,56 @@ def read_config(folder: Path) -> dict[str, Any]:
 
 def shape_in(folder: Path) -> Shape:
     """The shape of the encoder in a model folder, read from config.json alone."""
-    return shape_of(SimpleNamespace(**read_config(folder)))
+    try:
+        return shape_of(SimpleNamespace(**read_config(folder)))
+    except AttributeError as error:
+        raise BadArtifact(f"{folder / 'config.json'} does not describe an encoder: it lacks {error.name!r}") from error
 
 
 def load_encoder(folder: Path) -> Any:
-    """The base encoder in fp32 (transformers 5 would keep the stored dtype), in eval mode."""
+    """The base encoder in fp32 (transformers 5 would keep the stored dtype), in eval mode.
+
+    Raises BadArtifact where the weights cannot be read, or where transformers would draw a part at random because it is
+    missing or of another size. A pooler may be missing, as in many masked language models: no objective reads it.
+    """
     import torch
+    from safetensors import SafetensorError
     from transformers import AutoModel
 
-    return AutoModel.from_pretrained(
-        folder, dtype=torch.float32, use_safetensors=True, trust_remote_code=False, local_files_only=True
-    ).eval()
+    quiet_transformers()
+    torch.manual_seed(0)  # what is missing is drawn the same in every process
+    try:
+        model, found = AutoModel.from_pretrained(
+            folder,
+            dtype=torch.float32,
+            use_safetensors=True,
+            trust_remote_code=False,
+            local_files_only=True,
+            ignore_mismatched_sizes=True,
+            output_loading_info=True,
+        )
+    except (SafetensorError, OSError) as error:
+        raise BadArtifact(f"{folder}: the weights cannot be read: {str(error).strip().splitlines()[0]}") from error
+    unfit = found["missing_keys"] | {name for name, *_ in found["mismatched_keys"]}
+    if unfit := sorted(name for name in unfit if not name.startswith("pooler.")):
+        raise BadArtifact(
+            f"{folder}: the weights do not fit config.json: {unfit[0]} is missing or differs in size "
+            f"({len(unfit)} in all)"
+        )
+    return model.eval()
 
 
 def load_tokenizer(folder: Path) -> Any:
-    """The fast tokenizer of a model folder."""
+    """The fast tokenizer of a model folder; BadArtifact when it cannot be read or names no padding token."""
     from transformers import AutoTokenizer
 
-    return AutoTokenizer.from_pretrained(folder, use_fast=True, trust_remote_code=False, local_files_only=True)
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(folder, use_fast=True, trust_remote_code=False, local_files_only=True)
+    except Exception as error:  # tokenizers raises nothing narrower
+        raise BadArtifact(f"{folder}: the tokenizer cannot be read ({type(error).__name__}: {error})") from error
+    if tokenizer.pad_token_id is None:
+        raise BadArtifact(f"{folder}: the tokenizer names no padding token; set pad_token in tokenizer_config.json")
+    return tokenizer
 
 
 def _package_folder(name: str) -> Path:

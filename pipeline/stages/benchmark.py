@@ -1,17 +1,17 @@
-"""benchmark: quality and latency of every variant, from the files that ship; leaves the receipt, raw samples and logits."""
+"""benchmark: quality and latency of every variant, from the files that ship; leaves the receipt, raw samples and
+logits."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import msgspec
-from benchmarks.targets import OrtCpu
 from pydantic import Field
 
+from benchmarks.targets import OrtCpu
 from pipeline.records import Record
 
 if TYPE_CHECKING:
     from benchmarks.receipt import Receipt
-
     from pipeline.graph import Inputs, Tools
     from pipeline.quality import Score
 
@@ -19,7 +19,8 @@ LONG, SHORT = 64, 16
 
 
 class BenchmarkConfig(Record):
-    """Batch 1 at two real input lengths; p95 needs samples * processes >= 200. Older than `max_age_hours` it is measured again."""
+    """Batch 1 at two real input lengths; p95 needs samples * processes >= 200. Older than `max_age_hours` it is
+    measured again."""
 
     target: OrtCpu = OrtCpu()
     samples: int = Field(default=100, ge=10)
@@ -33,12 +34,11 @@ def run(config: BenchmarkConfig, inputs: "Inputs", out: Path, tools: "Tools") ->
     from benchmarks.receipt import Load
     from benchmarks.session import Variant, run_session
     from benchmarks.targets import Torch
-
     from pipeline.artifact import write_json
     from serving.bundle import read_bundle
 
     view = inputs.sources["task"]
-    data = view.load(tools)
+    data = view.load(tools.cache, tools.progress)
     max_length = read_bundle(inputs.artifacts["teacher-onnx-fp32"].path / "bundle").spec.max_length
     variants = [
         Variant(name, Torch(max_length=max_length, threads=config.target.threads), artifact.path)
@@ -76,7 +76,6 @@ def run(config: BenchmarkConfig, inputs: "Inputs", out: Path, tools: "Tools") ->
 
 def _score(variant: str, out: Path, metric: str, labels: Any) -> "Score":
     from benchmarks.receipt import read_logits
-
     from pipeline import quality
 
     return quality.score(metric, quality.predictions(read_logits(out, variant)), labels)

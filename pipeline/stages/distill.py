@@ -1,4 +1,5 @@
-"""distill: a student of the teacher's family, trained on unlabelled text; leaves an encoder folder in the hub's format."""
+"""distill: a student of the teacher's family, trained on unlabelled text; leaves an encoder folder in the hub's
+format."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -28,7 +29,8 @@ class DistillConfig(Record):
 
 
 def check(config: DistillConfig, teacher: TeacherConfig, *, cache: Path) -> None:
-    """Refuse before anything runs what this teacher and student cannot do; a teacher that is not here yet is not fetched for it."""
+    """Refuse before anything runs what this teacher and student cannot do; a teacher that is not here yet is not
+    fetched for it."""
     if teacher.is_local():
         shape = shape_in(teacher.folder(cache))
         config.objective.check(Pair(student=config.student.shape(shape), teacher=shape))
@@ -37,9 +39,8 @@ def check(config: DistillConfig, teacher: TeacherConfig, *, cache: Path) -> None
 def run(config: DistillConfig, inputs: "Inputs", out: Path, tools: "Tools") -> dict[str, Any]:
     """Build the student, distil it, save it with the teacher's tokenizer; the loss curve goes to evidence/."""
     from pipeline.curves import save_curve
-    from pipeline.encoders.students import build_student, save_encoder
+    from pipeline.encoders.students import build_student, parameters_of, save_encoder
     from pipeline.encoders.teachers import load_encoder, load_tokenizer
-    from pipeline.exporting import parameters_of
 
     folder = inputs.sources["teacher"].folder(tools.cache)
     shape = shape_in(folder)

@@ -23,16 +23,19 @@ def run(config: ExportConfig, inputs: "Inputs", out: Path, tools: "Tools") -> di
     """Export, seal, and check through the engine that will serve it."""
     from pipeline import exporting
     from pipeline.artifact import EVIDENCE, write_json
+    from pipeline.encoders.students import parameters_of
     from pipeline.encoders.teachers import load_tokenizer
     from pipeline.errors import BadArtifact
     from serving.bundle import ServingSpec, read_bundle
     from serving.engine import Engine
 
     source, view = inputs.artifacts["model"], inputs.sources["task"]
-    data = view.load(tools)
+    data = view.load(tools.cache, tools.progress)
     items = (*data.train.items, *data.dev.items)[: config.parity_texts]
     if len(items) < config.parity_texts:
-        raise BadArtifact(f"export proves parity on {config.parity_texts} real texts; train and dev hold only {len(items)}")
+        raise BadArtifact(
+            f"export proves parity on {config.parity_texts} real texts; train and dev hold only {len(items)}"
+        )
     tokenizer, model = load_tokenizer(source.path), exporting.load_model(source.path)
     bundle = out / "bundle"
     bundle.mkdir()
@@ -43,9 +46,9 @@ def run(config: ExportConfig, inputs: "Inputs", out: Path, tools: "Tools") -> di
         texts_per_item=view.task.texts_per_item,
         max_length=tokenizer.model_max_length,
         pad_id=tokenizer.pad_token_id,
-        graph_inputs=exporting.graph_inputs(tokenizer),
+        graph_inputs=exporting.graph_inputs(model.config),
         buckets=exporting.buckets_up_to(tokenizer.model_max_length),
-        parameters=exporting.parameters_of(model),
+        parameters=parameters_of(model),
     )
     for name in ("config.json", "tokenizer.json", "tokenizer_config.json"):
         shutil.copyfile(source.path / name, bundle / name)

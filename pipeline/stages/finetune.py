@@ -27,16 +27,15 @@ class FinetuneConfig(Record):
 def run(config: FinetuneConfig, inputs: "Inputs", out: Path, tools: "Tools") -> dict[str, Any]:
     """Train on the task's train split, keep the epoch that is best on dev, and save it with tokenizer and labels."""
     from pipeline.curves import save_curve
-    from pipeline.encoders.students import save_encoder
+    from pipeline.encoders.students import parameters_of, save_encoder
     from pipeline.encoders.teachers import load_tokenizer
-    from pipeline.exporting import parameters_of
     from pipeline.finetuning import Schedule, finetune, load_for_task
     from pipeline.training import Checkpoints
 
     source = inputs.artifacts.get("model")
     folder = source.path if source else inputs.sources["model"].folder(tools.cache)
     view = inputs.sources["task"]
-    data = view.load(tools)
+    data = view.load(tools.cache, tools.progress)
     tokenizer = load_tokenizer(folder)
     tokenizer.model_max_length = config.max_length
     model = load_for_task(folder, view.task, data.label_names, seed=config.seed)

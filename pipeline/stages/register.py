@@ -1,6 +1,8 @@
-"""register: the gate first; of the variants that pass it, the fastest is logged to MLflow, registered, and given the alias."""
+"""register: the gate first; of the variants that pass it, the fastest is logged to MLflow, registered, and given the
+alias."""
 
 import shutil
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,7 +29,9 @@ class RegisterConfig(Record):
     alias: str = Field(default="champion", pattern=r"^[A-Za-z][A-Za-z0-9_-]*$")
     gate: tuple[str, ...] = Field(min_length=1)
     tracking_uri: str | None = None
-    allow_dirty: bool = Field(default=False, description="register from a checkout with uncommitted changes; it is recorded")
+    allow_dirty: bool = Field(
+        default=False, description="register from a checkout with uncommitted changes; it is recorded"
+    )
 
     @field_validator("gate")
     @classmethod
@@ -44,8 +48,8 @@ def check(config: RegisterConfig) -> None:
     git = git_state()
     if git["dirty"] and not config.allow_dirty:
         raise BadRequest(
-            f"the checkout differs from its commit ({str(git['commit'])[:12]}), so a registered model could not be traced to its "
-            "source; commit first, or set register.allow_dirty=true (it is recorded)"
+            f"the checkout differs from its commit ({str(git['commit'])[:12]}), so a registered model could not be "
+            "traced to its source; commit first, or set register.allow_dirty=true (it is recorded)"
         )
 
 
@@ -71,16 +75,7 @@ def run(config: RegisterConfig, inputs: "Inputs", out: Path, tools: "Tools") -> 
         alias=config.alias,
         key=tools.key,
     )
-    return facts | {
-        "registered": {
-            "name": registered.name,
-            "version": registered.version,
-            "alias": registered.alias,
-            "run_id": registered.run_id,
-            "tracking_uri": registered.tracking_uri,
-            "model_uri": registered.model_uri,
-        }
-    }
+    return facts | {"registered": asdict(registered) | {"model_uri": registered.model_uri}}
 
 
 def _judge(config: RegisterConfig, benchmark: "Artifact") -> "Verdict":
@@ -106,6 +101,7 @@ def _with_receipts(inputs: "Inputs", verdict: "Verdict", out: Path) -> Path:
 def _evidence(inputs: "Inputs", verdict: "Verdict", bundle: Path) -> "Evidence":
     from pipeline.tracking import Evidence
     from serving.bundle import read_bundle
+    from serving.registry import DIGEST_TAG
 
     manifests = {label: artifact.manifest for label, artifact in inputs.artifacts.items()}
     git = manifests["benchmark"].git
@@ -118,11 +114,13 @@ def _evidence(inputs: "Inputs", verdict: "Verdict", bundle: Path) -> "Evidence":
         },
         params={label: manifest.config for label, manifest in manifests.items()},
         metrics={
-            f"{variant}/{name}": value for variant, figures in measured["figures"].items() for name, value in figures.items()
+            f"{variant}/{name}": value
+            for variant, figures in measured["figures"].items()
+            for name, value in figures.items()
         },
         curves=[curve for label, artifact in inputs.artifacts.items() for curve in _curves(label, artifact)],
         tags={
-            "retort.digest": read_bundle(bundle).digest,
+            DIGEST_TAG: read_bundle(bundle).digest,
             "retort.variant": str(verdict.chosen),
             "retort.verdict": verdict.verdict,
             "retort.reason": verdict.reason,

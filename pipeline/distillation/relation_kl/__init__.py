@@ -1,4 +1,5 @@
-"""MiniLMv2 relation loss: one function, several implementations (`reference` is the plain fp64 loop they must equal)."""
+"""MiniLMv2 relation loss: one function, several implementations (`reference` is the plain fp64 loop they must
+equal)."""
 
 from pipeline.distillation.relation_kl.cpu import relation_kl
 

@@ -1,10 +1,10 @@
 """The relation loss in cache-sized tiles, with the gradient formed in the forward pass.
 
-B x A x L x L is never stored: a tile holds the logits of a few sequences (of one length, so no padding exists in it) and a few
-relation heads, about 1 MB, and softmax, KL and gradient of a tile are finished before the next begins. The loss is the end of the
-graph, so its gradient is known up to the incoming factor, and only dX (B, L, D) is kept for backward.
+B x A x L x L is never stored: a tile holds the logits of a few sequences (of one length, so no padding exists in it)
+and a few relation heads, about 1 MB, and softmax, KL and gradient of a tile are finished before the next begins. The
+loss is the end of the graph, so its gradient is known up to the incoming factor, and only dX (B, L, D) is kept.
 
-Shapes: B batch, L tokens, D and E student and teacher width, A relation heads, d = D / A, N tile rows (sequences x heads).
+Shapes: B batch, L tokens, D and E student and teacher width, A relation heads, d = D / A, N sequences in a tile.
 """
 
 from collections.abc import Iterator, Sequence
@@ -57,8 +57,8 @@ class _RelationKL(torch.autograd.Function):
 def _tile(student_NALd: torch.Tensor, teacher_NALd: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Sum of the KL over a tile and its gradient with respect to the student's x.
 
-    dX = c * (G + G^T) X with G = p_S - p_T: the logits X X^T are symmetric, so x appears as row and as column. The difference is
-    formed before the product: in low precision the product of each alone would cancel.
+    dX = c * (G + G^T) X with G = p_S - p_T: the logits X X^T are symmetric, so x appears as row and as column. The
+    difference is formed before the product: in low precision the product of each alone would cancel.
     """
     scale_student = student_NALd.shape[-1] ** -0.5
     logs_student = torch.log_softmax(student_NALd @ student_NALd.transpose(-1, -2) * scale_student, dim=-1)
@@ -73,7 +73,8 @@ def _tile(student_NALd: torch.Tensor, teacher_NALd: torch.Tensor) -> tuple[torch
 
 
 def _tiles(lengths: tuple[int, ...], relation_heads: int) -> Iterator[tuple[list[int], int]]:
-    """Rows of one length, as many as fill a tile: short sequences share one, so that small tiles do not cost a call each."""
+    """Rows of one length, as many as fill a tile: short sequences share one, so that small tiles do not cost a call
+    each."""
     by_length: dict[int, list[int]] = {}
     for row, length in enumerate(lengths):
         by_length.setdefault(length, []).append(row)

@@ -11,7 +11,8 @@ import torch
 def relation_kl(
     student_BLD: torch.Tensor, teacher_BLE: torch.Tensor, *, lengths: Sequence[int], relation_heads: int
 ) -> torch.Tensor:
-    """Mean over sequences of 1/(A*len) * sum KL(R_teacher || R_student), R = softmax(X X^T / sqrt(d)) (2012.15828, eq. 4-6).
+    """Mean over sequences of 1/(A*len) * sum KL(R_teacher || R_student), R = softmax(X X^T / sqrt(d)) (2012.15828,
+    eq. 4-6).
 
     Only the first `lengths[b]` tokens of row b exist: padding enters neither rows, nor columns, nor the divisor.
     """

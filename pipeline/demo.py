@@ -1,0 +1,128 @@
+"""`make demo`: the main job from end to end. Run a config, serve what it registered, ask it real questions over HTTP,
+sum up."""
+
+import argparse
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from pipeline.config import RunConfig, load_config
+from pipeline.errors import Failure, GateFailed, Transient
+from pipeline.progress import Console
+from pipeline.runner import run
+from pipeline.summary import show_run
+from pipeline.workspace import Workspace
+
+REQUESTS = 12
+START_TIMEOUT_S = 60.0
+
+
+def demo(path: Path, *, workspace: Path, settings: Sequence[str] = ()) -> dict[str, Any]:
+    """Run the config at `path`, serve and ask; return the JSON of the last line.
+
+    Raises GateFailed when no variant passed, Transient when the server does not come up or does not answer.
+    """
+    started = time.monotonic()
+    config = load_config(path, settings)
+    place = Workspace.open(workspace)
+    reporter = Console(place.run_folder(config.name) / "events.jsonl")
+    artifacts = run(config, place, reporter=reporter)
+    registered = artifacts["register"].manifest.facts["registered"]
+    answered = 0
+    if registered is not None:
+        texts = _real_texts(config, place)
+        with serving(registered["model_uri"], workspace=place.root, tracking_uri=registered["tracking_uri"]) as url:
+            reporter.line(f"serving {registered['model_uri']} on {url}")
+            answered = _ask(url, texts, reporter)
+        reporter.line("server stopped")
+    result = show_run(config, place, artifacts)
+    return {
+        "verdict": result["verdict"],
+        "model_uri": result["model_uri"],
+        "requests_answered": answered,
+        "variants": result["variants"],
+        "seconds": round(time.monotonic() - started, 1),
+    }
+
+
+@contextmanager
+def serving(source: str, *, workspace: Path, tracking_uri: str) -> Iterator[str]:
+    """`retort serve` in a process of its own on a free port: yields its URL once it is ready, stops it by SIGTERM."""
+    command = [sys.executable, "-m", "serving", source, "--port", "0", "--tracking-uri", tracking_uri]
+    log = workspace / "cache" / "server.log"
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with log.open("wb") as errors:
+        server = subprocess.Popen(
+            [*command, "--cache", str(workspace / "cache" / "served")], stdout=subprocess.PIPE, stderr=errors, text=True
+        )
+        try:
+            yield _address(server, log)
+            server.send_signal(signal.SIGTERM)
+            if server.wait(timeout=START_TIMEOUT_S) != 0:
+                raise Transient(f"the server ended with {server.returncode} after SIGTERM; its log is {log}")
+        finally:
+            server.kill()
+            server.wait()
+
+
+def _address(server: "subprocess.Popen[str]", log: Path) -> str:
+    """The URL in the line the server prints when it is ready."""
+    assert server.stdout is not None
+    for line in server.stdout:
+        if " on http://" in line:
+            return "http://" + line.rpartition(" on http://")[2].strip()
+    raise Transient(f"the server did not start: {log.read_text().strip().splitlines()[-1:]}; its log is {log}")
+
+
+def _real_texts(config: RunConfig, place: Workspace) -> list[tuple[str, ...]]:
+    """Dev texts of the task: real, and not the reported split."""
+    from pipeline.data.progress import silent
+
+    data = config.task.load(place.cache, silent, ("train", "dev"))
+    step = max(1, len(data.dev.items) // REQUESTS)
+    return list(data.dev.items[::step][:REQUESTS])
+
+
+def _ask(url: str, texts: Sequence[tuple[str, ...]], reporter: Console) -> int:
+    """Ask each text over HTTP, print what came back, and count the answers."""
+    import httpx
+
+    answered = 0
+    with httpx.Client(base_url=url, timeout=10.0) as client:
+        for item in texts:
+            body = {"texts": [item[0] if len(item) == 1 else list(item)]}
+            response = client.post("/classify", json=body)
+            if response.status_code != httpx.codes.OK:
+                raise Transient(f"POST {url}/classify answered {response.status_code}: {response.text[:200]}")
+            answered += 1
+            result = response.json()["results"][0]
+            told = f"{result['label']} ({result['score']:.2f})" if "label" in result else f"{result['score']:.3f}"
+            reporter.line(f"  {item[0][:90]!r} -> {told}   [{response.headers.get('server-timing', '')}]")
+    return answered
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Entry point: ends with one JSON line; 66 when the gate failed."""
+    parser = argparse.ArgumentParser(prog="python -m pipeline.demo", description=__doc__)
+    parser.add_argument("config", type=Path)
+    parser.add_argument("--workspace", type=Path, default=Path(".retort"))
+    parser.add_argument("--set", dest="settings", action="append", default=[], metavar="A.B=VALUE")
+    asked = parser.parse_args(arguments)
+    try:
+        result = demo(asked.config, workspace=asked.workspace, settings=asked.settings)
+    except Failure as failure:
+        print(f"retort: {failure}", file=sys.stderr)
+        return failure.exit_code
+    print(msgspec.json.encode(result).decode(), flush=True)
+    return 0 if result["verdict"] == "PASS" else GateFailed.exit_code
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,436 @@
+"""`retort`: help that teaches, one message and one exit code for each failure, JSON on the last line of stdout."""
+
+import json
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+import yaml
+from fakes import tiny_bundle
+
+from pipeline.artifact import Artifact, Manifest, sealed_files, tree_digest, write_json
+from pipeline.cli import app, main
+from pipeline.errors import FINAL_EXIT_CODES, BadArtifact, BadRequest, Failure, GateFailed, Inconclusive, Transient
+from pipeline.store import DirectoryStore, RemoteStore
+
+COMMANDS = [command.callback.__name__ for command in app.registered_commands if command.callback]
+SMOKE = str(Path(__file__).resolve().parents[2] / "configs" / "smoke.yaml")
+WRITTEN = {
+    "name": "a-run",
+    "teacher": "teachers/bert",
+    "text": {"kind": "files", "files": "text.txt"},
+    "task": {"kind": "classification", "data": {"kind": "files", "train": "train.csv", "test": "test.csv"}},
+    "register": {"name": "model", "gate": ["accuracy >= 0.95 * teacher"], "tracking_uri": "http://registry:5000"},
+}
+
+
+class Ended(NamedTuple):
+    """How a command ended: its exit code and what it said."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def json(self) -> Any:
+        """The last line of stdout."""
+        return json.loads(self.out.splitlines()[-1])
+
+
+Retort = Callable[..., Ended]
+
+
+@pytest.fixture
+def retort(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Retort:
+    """Runs the command line in this process, in an empty folder, with nothing in its environment."""
+    for name in ("RETORT_WORKSPACE", "RETORT_STORE", "MLFLOW_TRACKING_URI"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.chdir(tmp_path)
+
+    def run(*arguments: str | Path) -> Ended:
+        monkeypatch.setattr(sys, "argv", ["retort", *map(str, arguments)])
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as end:
+            main()
+        told = capsys.readouterr()
+        return Ended(int(end.value.code or 0), told.out, told.err)
+
+    return run
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> Path:
+    path = tmp_path / "run.yaml"
+    path.write_text(yaml.safe_dump(WRITTEN))
+    return path
+
+
+def sealed(workspace: Path, label: str, files: dict[str, str], facts: dict[str, Any] | None = None) -> Artifact:
+    """A finished artifact in the workspace, and the run's record that names it."""
+    store, stage = DirectoryStore(workspace), label.partition("-")[0]
+    key = f"{label}-1"
+    out = store.partial(key)
+    for name, content in files.items():
+        (out / name).write_text(content)
+    listed = sealed_files(out)
+    manifest = Manifest(
+        stage=stage,
+        label=label,
+        key=key,
+        digest=tree_digest(listed),
+        inputs={},
+        config={},
+        code="c",
+        versions={},
+        git={},
+        machine={},
+        finished_at="2026-01-01T00:00:00+00:00",
+        seconds=1.25,
+        facts=facts or {},
+        files=listed,
+    )
+    write_json(workspace / "runs" / "a-run" / "run.json", {"steps": {label: {"key": key}}})
+    return store.publish(key, manifest)
+
+
+def judged(workspace: Path, outcome: str) -> Artifact:
+    """A register artifact with this verdict."""
+    passed = outcome == "PASS"
+    chosen = "student-onnx-int8" if passed else None
+    verdict = {"verdict": outcome, "reason": "because", "chosen": chosen, "candidates": []}
+    registered = {"model_uri": "models:/model@champion", "version": "3", "tracking_uri": "sqlite:///x.db"}
+    facts = {"verdict": verdict, "registered": registered if passed else None}
+    return sealed(workspace, "register", {"verdict.json": json.dumps(verdict)}, facts)
+
+
+def test_help_shows_where_to_begin_and_every_command(retort: Retort) -> None:
+    told = retort("--help")
+    assert told.code == 0
+    assert "retort run configs/demo.yaml" in told.out
+    assert COMMANDS == ["plan", "run", "stage", "show", "verify", "serve"]
+    assert all(f"\n  {name} " in told.out for name in COMMANDS)
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_the_help_of_every_command_teaches_by_an_example_that_names_it(retort: Retort, name: str) -> None:
+    told = retort(name, "--help")
+    assert told.code == 0
+    _, _, examples = told.out.partition("Example")
+    assert f"retort {name} " in examples.partition("Options:")[0]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["plain"], "retort: No such command 'plain'."),
+        (["plan"], "retort: Missing argument 'CONFIG...'."),
+        (["plan", SMOKE, "--untl", "export"], "retort: No such option: --untl"),
+        (["run", SMOKE, "--until"], "retort: Option '--until' requires an argument."),
+        (["stage"], "retort: Missing argument 'NAME'."),
+        (["serve", "x", "--port", "http"], "retort: Invalid value for '--port': "),
+    ],
+)
+def test_a_usage_error_is_one_message_and_ends_with_64(retort: Retort, arguments: list[str], message: str) -> None:
+    told = retort(*arguments)
+    assert (told.code, told.out) == (64, "")
+    assert told.err.startswith(message)
+
+
+def test_without_a_command_the_help_is_shown_and_it_is_a_usage_error(retort: Retort) -> None:
+    told = retort()
+    assert told.code == 64
+    assert "retort run configs/demo.yaml" in told.err
+
+
+def test_a_config_that_is_wrong_ends_with_64_and_the_whole_message(retort: Retort, config: Path) -> None:
+    told = retort("plan", config, "--set", "finetune.sed=1")
+    assert told == Ended(64, "", f"retort: config {config}:\n  finetune.sed: unknown key; did you mean 'seed'?\n")
+
+
+@pytest.mark.parametrize(
+    "arguments", [["stage", "quantise", SMOKE], ["run", SMOKE, "--until", "quantise"]], ids=["stage", "until"]
+)
+def test_an_unknown_stage_is_answered_with_those_there_are(retort: Retort, arguments: list[str]) -> None:
+    assert retort(*arguments) == Ended(
+        64,
+        "",
+        "retort: there is no stage or step 'quantise'; there are: distill, finetune, finetune-teacher, "
+        "finetune-student, export, export-teacher, export-student, quantize, quantize-student, benchmark, register\n",
+    )
+
+
+def test_a_stage_whose_inputs_are_missing_ends_with_65(retort: Retort) -> None:
+    told = retort("stage", "finetune-student", SMOKE)
+    assert (told.code, told.out) == (65, "")
+    assert told.err == "retort: distill is not finished, and this stage reads it; run `retort stage distill` first\n"
+
+
+def test_plan_says_the_state_of_every_step_and_makes_nothing(retort: Retort, tmp_path: Path) -> None:
+    told = retort("plan", SMOKE)
+    assert told.code == 0
+    assert told.json == {
+        "run": "smoke",
+        "steps": {
+            "distill": "run",
+            "finetune-teacher": "run",
+            "finetune-student": "waits",
+            "export-teacher": "waits",
+            "export-student": "waits",
+            "quantize-student": "waits",
+            "benchmark": "waits",
+            "register": "waits",
+        },
+    }
+    assert "waits for finetune-student" in told.out
+    assert {path.name for path in (tmp_path / ".retort").iterdir()} == {"cache"}
+
+
+@pytest.fixture
+def dirty(monkeypatch: pytest.MonkeyPatch) -> None:
+    state = {"commit": "0123456789abcdef", "dirty": True}
+    monkeypatch.setattr("pipeline.stages.register.git_state", lambda: state)
+
+
+UNTRACEABLE = (
+    "retort: the checkout differs from its commit (0123456789ab), so a registered model could not be traced to its "
+    "source; commit first, or set register.allow_dirty=true (it is recorded)\n"
+)
+
+
+@pytest.mark.usefixtures("dirty")
+def test_a_dirty_checkout_is_refused_before_anything_runs(retort: Retort, tmp_path: Path) -> None:
+    assert retort("run", SMOKE, "--set", "register.allow_dirty=false") == Ended(64, "", UNTRACEABLE)
+    assert not (tmp_path / ".retort" / "artifacts").exists()
+
+
+@pytest.mark.usefixtures("dirty")
+def test_a_dirty_checkout_may_do_what_registers_nothing_and_whatever_it_is_told_to(retort: Retort) -> None:
+    assert retort("plan", SMOKE, "--set", "register.allow_dirty=false").code == 0
+    told = retort("stage", "finetune-student", SMOKE, "--set", "register.allow_dirty=false")
+    assert told.code == 65  # it went on to look for what it reads
+
+
+FAILURES = [
+    (BadRequest("no such thing"), 64),
+    (BadArtifact("half of it"), 65),
+    (GateFailed("FAIL: too slow"), 66),
+    (Inconclusive("INCONCLUSIVE: too few"), 67),
+    (Transient("no space"), 75),
+    (Failure("something else"), 1),
+]
+
+
+def replaced_run(monkeypatch: pytest.MonkeyPatch, result: Any) -> list[tuple[Any, dict[str, Any]]]:
+    """The runner returns, or raises, this; what it was asked is kept."""
+    asked: list[tuple[Any, dict[str, Any]]] = []
+
+    def run(config: Any, workspace: Any, **options: Any) -> Any:
+        asked.append((config, {"workspace": workspace, **options}))
+        if isinstance(result, BaseException):
+            raise result
+        return result
+
+    monkeypatch.setattr("pipeline.runner.run", run)
+    return asked
+
+
+@pytest.mark.parametrize(("failure", "code"), FAILURES, ids=lambda value: type(value).__name__)
+def test_each_failure_is_its_message_and_its_exit_code(
+    retort: Retort, config: Path, monkeypatch: pytest.MonkeyPatch, failure: Failure, code: int
+) -> None:
+    replaced_run(monkeypatch, failure)
+    assert retort("run", config) == Ended(code, "", f"retort: {failure}\n")
+    assert retort("stage", "export", config) == Ended(code, "", f"retort: {failure}\n")
+
+
+def test_codes_that_a_job_must_not_retry_are_all_but_transient() -> None:
+    assert sorted(FINAL_EXIT_CODES) == sorted(code for failure, code in FAILURES if not isinstance(failure, Transient))
+
+
+def test_a_bug_keeps_its_stack_trace(retort: Retort, config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    replaced_run(monkeypatch, KeyError("student"))
+    with pytest.raises(KeyError, match="student"):
+        retort("run", config)
+
+
+def test_an_interrupt_ends_a_real_process_with_130_and_says_how_to_go_on(config: Path) -> None:
+    script = (
+        "import sys, time, pipeline.runner\n"
+        "from pipeline.cli import main\n"
+        "pipeline.runner.run = lambda *_, **__: (print('at work', flush=True), time.sleep(60))\n"
+        f"sys.argv = ['retort', 'run', {str(config)!r}]\n"
+        "main()\n"
+    )
+    command = [sys.executable, "-c", script]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "at work\n"
+        process.send_signal(signal.SIGINT)
+        _, err = process.communicate(timeout=30)
+    assert process.returncode == 130
+    assert err == "retort: interrupted; finished stages are kept, run again to go on\n"
+
+
+def test_run_hands_over_settings_workspace_and_store(
+    retort: Retort, config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = replaced_run(monkeypatch, {})
+    settings = ["--set", "finetune.seed=5", "--set", "distill.tokens=10"]
+    place = ["--workspace", tmp_path / "w", "--store", (tmp_path / "shared").as_uri()]
+    told = retort("run", config, *settings, *place, "--until", "export")
+    assert told.code == 0
+    ((given, options),) = asked
+    assert (given.finetune.seed, given.distill.tokens) == (5, 10)
+    assert options["until"] == "export"
+    assert options["workspace"].root == tmp_path / "w"
+    assert isinstance(options["workspace"].store, RemoteStore)
+
+
+def test_the_environment_names_workspace_and_store(
+    retort: Retort, config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = replaced_run(monkeypatch, {})
+    monkeypatch.setenv("RETORT_WORKSPACE", str(tmp_path / "w"))
+    monkeypatch.setenv("RETORT_STORE", (tmp_path / "shared").as_uri())
+    retort("run", config)
+    assert asked[0][1]["workspace"].root == tmp_path / "w"
+    assert isinstance(asked[0][1]["workspace"].store, RemoteStore)
+
+
+def test_several_configs_run_in_their_order_each_with_its_line(
+    retort: Retort, config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = tmp_path / "other.yaml"
+    other.write_text(yaml.safe_dump(WRITTEN | {"name": "other"}))
+    asked = replaced_run(monkeypatch, {})
+    told = retort("run", config, other, "--until", "export")
+    assert [given.name for given, _ in asked] == ["a-run", "other"]
+    lines = [json.loads(line) for line in told.out.splitlines() if line.startswith("{")]
+    assert [line["run"] for line in lines] == ["a-run", "other"]
+
+
+def test_one_wrong_config_among_several_stops_all_before_any_runs(
+    retort: Retort, config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = replaced_run(monkeypatch, {})
+    assert retort("run", config, tmp_path / "none.yaml").code == 64
+    assert asked == []
+
+
+def test_run_ends_with_0_and_the_model_where_one_was_registered(
+    retort: Retort, config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    replaced_run(monkeypatch, {"register": judged(tmp_path / ".retort", "PASS")})
+    told = retort("run", config)
+    assert (told.code, told.err) == (0, "")
+    assert told.json == {"run": "a-run", "verdict": "PASS", "model_uri": "models:/model@champion", "variants": []}
+    assert "gate:       PASS: because\n" in told.out
+    assert "registered: models:/model@champion is version 3\n" in told.out
+    assert "registry:   mlflow ui --backend-store-uri sqlite:///x.db\n" in told.out
+    assert "serve:      retort serve models:/model@champion\n" in told.out
+
+
+@pytest.mark.parametrize(("outcome", "code"), [("FAIL", 66), ("INCONCLUSIVE", 67)])
+@pytest.mark.parametrize("command", [["run"], ["stage", "register"]], ids=lambda command: command[0])
+def test_the_verdict_becomes_the_exit_code_after_the_summary(
+    retort: Retort, config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, outcome: str, code: int, command: Any
+) -> None:
+    replaced_run(monkeypatch, {"register": judged(tmp_path / ".retort", outcome)})
+    told = retort(*command, config)
+    assert (told.code, told.err) == (code, f"retort: {outcome}: because\n")
+    assert told.json["run"] == "a-run"
+    if command == ["run"]:
+        assert told.json == {"run": "a-run", "verdict": outcome, "model_uri": None, "variants": []}
+        kept = tmp_path / ".retort" / "runs" / "a-run" / "verdict.json"
+        assert json.loads(kept.read_text())["verdict"] == outcome
+
+
+def test_stage_says_where_what_it_made_lies(
+    retort: Retort, config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = {label: sealed(tmp_path / ".retort", label, {}) for label in ("distill", "export-teacher", "export-student")}
+    asked = replaced_run(monkeypatch, made)
+    folders = {label: str(artifact.path) for label, artifact in made.items()}
+    told = retort("stage", "export", config)
+    exported = {label: folders[label] for label in ("export-teacher", "export-student")}
+    assert told.json == {"run": "a-run", "artifacts": exported}
+    assert asked[0][1]["only"] == "export"
+    told = retort("stage", "export-student", config)
+    assert told.json == {"run": "a-run", "artifacts": {"export-student": folders["export-student"]}}
+
+
+def test_show_of_a_run_that_is_not_there_says_what_makes_it(retort: Retort, config: Path, tmp_path: Path) -> None:
+    message = f"retort: nothing of the run 'a-run' is in {tmp_path / '.retort'}; `retort run` makes it\n"
+    assert retort("show", config) == Ended(65, "", message)
+
+
+def test_show_lists_the_finished_steps_where_nothing_is_measured_yet(
+    retort: Retort, config: Path, tmp_path: Path
+) -> None:
+    sealed(tmp_path / ".retort", "export-student", {"model.onnx": "weights"})
+    told = retort("show", config)
+    assert told.code == 0
+    assert "finished steps of a-run" in told.out
+    assert "export-student" in told.out
+    assert told.json == {"run": "a-run", "verdict": None, "model_uri": None, "variants": []}
+
+
+def test_show_of_a_failed_gate_is_no_failure(retort: Retort, config: Path, tmp_path: Path) -> None:
+    judged(tmp_path / ".retort", "FAIL")
+    told = retort("show", config)
+    assert (told.code, told.json["verdict"]) == (0, "FAIL")
+
+
+def test_verify_names_what_it_found_whole(retort: Retort, config: Path, tmp_path: Path) -> None:
+    artifact = sealed(tmp_path / ".retort", "export-student", {"model.onnx": "weights"})
+    bundle = tiny_bundle(tmp_path / "bundle")
+    assert retort("verify", config, artifact.path, bundle.path).json == {
+        "verified": [
+            f"export-student {artifact.digest}",
+            f"{artifact.path} {artifact.digest}",
+            f"{bundle.path} {bundle.digest}",
+        ]
+    }
+
+
+def test_verify_of_a_tampered_artifact_ends_with_65(retort: Retort, config: Path, tmp_path: Path) -> None:
+    path = sealed(tmp_path / ".retort", "export-student", {"model.onnx": "weights"}).path
+    (path / "model.onnx").write_text("Weights")
+    message = (
+        "retort: artifact export-student-1: model.onnx was altered after it was sealed; "
+        f"remove {path} and run again to rebuild it\n"
+    )
+    assert retort("verify", config) == retort("verify", path) == Ended(65, "", message)
+
+
+def serve_calls(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, dict[str, Any]]]:
+    calls: list[tuple[str, dict[str, Any]]] = []
+    monkeypatch.setattr("serving.__main__.serve", lambda source, **options: calls.append((source, options)))
+    return calls
+
+
+def test_serve_of_a_config_serves_the_model_it_registers(
+    retort: Retort, config: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls = serve_calls(monkeypatch)
+    assert retort("serve", config, "--port", "0").code == 0
+    ((source, options),) = calls
+    assert source == "models:/model@champion"
+    assert (options["tracking_uri"], options["port"]) == ("http://registry:5000", 0)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "uri"),
+    [([], "sqlite:///{}/w/mlflow.db"), (["--tracking-uri", "http://other:1"], "http://other:1")],
+)
+def test_serve_follows_the_registry_of_the_workspace_or_the_one_it_is_given(
+    retort: Retort, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[str], uri: str
+) -> None:
+    calls = serve_calls(monkeypatch)
+    assert retort("serve", "models:/m@champion", "--workspace", tmp_path / "w", *arguments).code == 0
+    assert calls[0][0] == "models:/m@champion"
+    assert calls[0][1]["tracking_uri"] == uri.format(tmp_path)

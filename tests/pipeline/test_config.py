@@ -1,0 +1,331 @@
+"""A run's YAML and its `--set`: what is wrong is said at once, in the words of the file, with what would be right."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from pydantic import ValidationError
+
+from pipeline.config import RunConfig, load_config
+from pipeline.distillation.objectives import HiddenObjective, NoObjective, RelationObjective
+from pipeline.errors import BadRequest
+from pipeline.runner import plan
+from pipeline.workspace import Workspace
+
+CONFIGS = Path(__file__).resolve().parents[2] / "configs"
+WRITTEN: dict[str, Any] = {
+    "name": "a-run",
+    "teacher": "teachers/bert",
+    "text": {"kind": "files", "files": "text.txt"},
+    "task": {"kind": "classification", "data": {"kind": "files", "train": "train.csv", "test": "test.csv"}},
+    "register": {"name": "model", "gate": ["accuracy >= 0.95 * teacher"]},
+}
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return write(tmp_path / "run.yaml", WRITTEN)
+
+
+def write(path: Path, values: Any) -> Path:
+    path.write_text(yaml.safe_dump(values))
+    return path
+
+
+def refused(path: Path, *settings: str) -> str:
+    """The whole message, which must end a process with 64."""
+    with pytest.raises(BadRequest) as caught:
+        load_config(path, settings)
+    assert caught.value.exit_code == 64
+    return str(caught.value)
+
+
+def mistakes(path: Path, **changes: Any) -> list[str]:
+    """The lines below `config PATH:`."""
+    first, *lines = refused(write(path, WRITTEN | changes)).splitlines()
+    assert first == f"config {path}:"
+    return [line.removeprefix("  ") for line in lines]
+
+
+def test_what_is_not_written_has_its_default(path: Path) -> None:
+    config = load_config(path)
+    assert config.teacher.source == "teachers/bert"
+    assert config.distill.objective == RelationObjective()
+    assert (config.distill.student.layers, config.distill.student.width) == (3, None)
+    assert config.register.alias == "champion"
+
+
+def test_a_run_is_frozen_at_every_depth(path: Path) -> None:
+    config = load_config(path)
+    for holder, name in ((config, "name"), (config.distill, "seed"), (config.distill.student, "layers")):
+        with pytest.raises(ValidationError, match="Instance is frozen"):
+            setattr(holder, name, 1)
+
+
+@pytest.mark.parametrize("missing", ["name", "teacher", "text", "task", "register"])
+def test_what_is_required_and_missing_is_named(path: Path, missing: str) -> None:
+    write(path, {key: value for key, value in WRITTEN.items() if key != missing})
+    assert refused(path) == f"config {path}:\n  {missing}: required and not given"
+
+
+@pytest.mark.parametrize(
+    ("changes", "line"),
+    [
+        ({"distil": {}}, "distil: unknown key; did you mean 'distill'?"),
+        ({"distill": {"tokns": 5}}, "distill.tokns: unknown key; did you mean 'tokens'?"),
+        ({"distill": {"student": {"layer": 2}}}, "distill.student.layer: unknown key; did you mean 'layers'?"),
+        (
+            {"distill": {"student": {"xyz": 2}}},
+            "distill.student.xyz: unknown key; known keys: feed_forward, heads, init, layers, width",
+        ),
+        (
+            {"distill": {"objective": {"kind": "relation", "relation_head": 2}}},
+            "distill.objective.relation_head: unknown key; did you mean 'relation_heads'?",
+        ),
+        (
+            {"task": WRITTEN["task"] | {"data": {"kind": "files", "train": "a.csv", "tset": "b.csv"}}},
+            "task.data.tset: unknown key; did you mean 'test'?",
+        ),
+        ({"teacher": {"source": "a", "revison": "b"}}, "teacher.revison: unknown key; did you mean 'revision'?"),
+    ],
+)
+def test_an_unknown_key_is_refused_with_the_nearest_or_all_known(
+    path: Path, changes: dict[str, Any], line: str
+) -> None:
+    assert mistakes(path, **changes) == [line]
+
+
+@pytest.mark.parametrize(
+    ("changes", "line"),
+    [
+        ({"text": {"kind": "wiki"}}, "text.kind: unknown kind 'wiki'; known kinds: 'hub', 'files', 'docstrings'"),
+        ({"text": {"files": "a.txt"}}, "text: no `kind` given; known kinds: 'docstrings', 'files', 'hub'"),
+        (
+            {"task": WRITTEN["task"] | {"kind": "tagging"}},
+            "task.kind: unknown kind 'tagging'; known kinds: 'classification', 'regression'",
+        ),
+        (
+            {"task": {"kind": "regression", "data": {"kind": "csv"}}},
+            "task.data.kind: unknown kind 'csv'; known kinds: 'hub', 'files', 'docstrings'",
+        ),
+        (
+            {"distill": {"objective": {"kind": "mse"}}},
+            "distill.objective.kind: unknown kind 'mse'; known kinds: 'relation', 'hidden', 'none'",
+        ),
+        (
+            {"distill": {"objective": {"relation_heads": 12}}},
+            "distill.objective: no `kind` given; known kinds: 'hidden', 'none', 'relation'",
+        ),
+        ({"quantize": {"kind": "static"}}, "quantize.kind: Input should be 'dynamic' (given: 'static')"),
+        ({"benchmark": {"target": {"kind": "tpu"}}}, "benchmark.target.kind: Input should be 'ort-cpu' (given: 'tpu')"),
+    ],
+)
+def test_an_unknown_or_missing_kind_is_answered_with_the_right_ones(
+    path: Path, changes: dict[str, Any], line: str
+) -> None:
+    assert mistakes(path, **changes) == [line]
+
+
+@pytest.mark.parametrize(
+    ("changes", "line"),
+    [
+        (
+            {"finetune": {"epochs": "many"}},
+            "finetune.epochs: Input should be a valid integer, unable to parse string as an integer (given: 'many')",
+        ),
+        ({"finetune": {"epochs": 0}}, "finetune.epochs: Input should be greater than or equal to 1 (given: 0)"),
+        (
+            {"finetune": {"epochs": None}},
+            "finetune.epochs: Input should be a valid integer (given: None)",
+        ),
+        (
+            {"name": "A run"},
+            "name: String should match pattern '^[a-z0-9][a-z0-9._-]*$' (given: 'A run')",
+        ),
+        (
+            {"distill": {"student": {"init": "xavier"}}},
+            "distill.student.init: Input should be 'random' or 'teacher-layers' (given: 'xavier')",
+        ),
+        (
+            {"distill": 3},
+            "distill: Input should be a valid dictionary or instance of DistillConfig (given: 3)",
+        ),
+        (
+            {"register": WRITTEN["register"] | {"gate": []}},
+            "register.gate: Tuple should have at least 1 item after validation, not 0 (given: [])",
+        ),
+    ],
+)
+def test_a_wrong_value_is_named_with_what_was_given(path: Path, changes: dict[str, Any], line: str) -> None:
+    assert mistakes(path, **changes) == [line]
+
+
+def test_a_gate_that_cannot_be_read_is_refused_with_the_grammar(path: Path) -> None:
+    lines = mistakes(path, register=WRITTEN["register"] | {"gate": ["accuracy is high"]})
+    assert lines[0] == "register.gate: rule 'accuracy is high' cannot be read."
+    assert lines[1].lstrip().startswith("grammar:  metric op bound [* baseline]")
+    assert lines[-1].lstrip() == "example:  accuracy >= 0.95 * teacher (given: ['accuracy is high'])"
+
+
+def test_all_mistakes_are_told_at_once(path: Path) -> None:
+    lines = mistakes(
+        path,
+        name="NO",
+        text={"kind": "wiki"},
+        distill={"tokens": 0, "student": {"layer": 2}},
+        register={"gate": ["size_mb <= 30"]},
+        qantize={},
+    )
+    assert lines == [
+        "name: String should match pattern '^[a-z0-9][a-z0-9._-]*$' (given: 'NO')",
+        "text.kind: unknown kind 'wiki'; known kinds: 'hub', 'files', 'docstrings'",
+        "distill.student.layer: unknown key; did you mean 'layers'?",
+        "distill.tokens: Input should be greater than or equal to 1 (given: 0)",
+        "register.name: required and not given",
+        "qantize: unknown key; did you mean 'quantize'?",
+    ]
+
+
+def test_a_file_that_is_not_there_is_said_with_where_to_look(tmp_path: Path) -> None:
+    path = tmp_path / "none.yaml"
+    assert refused(path) == f"config {path}: No such file or directory; `ls configs` shows the ones that ship"
+    assert refused(tmp_path) == f"config {tmp_path}: Is a directory; `ls configs` shows the ones that ship"
+
+
+@pytest.mark.parametrize(("content", "found"), [("", "NoneType"), ("- a\n- b", "list"), ("hello", "str")])
+def test_a_file_that_holds_no_mapping_is_refused(path: Path, content: str, found: str) -> None:
+    path.write_text(content)
+    assert refused(path) == f"config {path}: expected a mapping at the top, found {found}"
+
+
+def test_a_file_that_is_no_yaml_is_refused_with_the_place(path: Path) -> None:
+    path.write_text("name: a\n  b: [")
+    assert refused(path) == (
+        f'config {path} is not YAML: mapping values are not allowed here in "<byte string>", line 2, column 4: b: [ ^'
+    )
+
+
+def test_a_binary_file_is_refused_and_is_no_bug(path: Path) -> None:
+    path.write_bytes(b"\x7fELF\xf0\x00")
+    assert refused(path).startswith(f"config {path} is not YAML: ")
+
+
+def test_yaml_that_would_run_code_is_refused(path: Path) -> None:
+    path.write_text("name: !!python/object/apply:os.system ['true']")
+    assert refused(path).startswith(f"config {path} is not YAML: could not determine a constructor for the tag")
+
+
+def test_set_changes_one_value_and_keeps_the_others(path: Path) -> None:
+    config = load_config(path, ["finetune.seed=7", "distill.student.layers=2", "distill.student.width=48"])
+    assert config.finetune.seed == 7
+    assert (config.distill.student.layers, config.distill.student.width) == (2, 48)
+    assert config.distill.tokens == load_config(path).distill.tokens
+
+
+@pytest.mark.parametrize(
+    ("setting", "value"),
+    [("true", True), ("yes", True), ("false", False), ("no", False)],
+)
+def test_set_reads_its_value_as_yaml(path: Path, setting: str, value: bool) -> None:
+    assert load_config(path, [f"register.allow_dirty={setting}"]).register.allow_dirty is value
+
+
+def test_set_reads_numbers_lists_and_equal_signs_in_values(path: Path) -> None:
+    settings = ["register.gate=[accuracy >= 0.5, size_mb <= 9]", "distill.optimization.learning_rate=1e-3"]
+    config = load_config(path, settings)
+    assert config.register.gate == ("accuracy >= 0.5", "size_mb <= 9")
+    assert config.distill.optimization.learning_rate == 1e-3
+
+
+def test_the_last_set_of_a_key_wins(path: Path) -> None:
+    assert load_config(path, ["finetune.seed=1", "finetune.seed=2"]).finetune.seed == 2
+
+
+@pytest.mark.parametrize(
+    ("written", "objective"),
+    [
+        ("{kind: none}", NoObjective()),
+        ("{kind: hidden, mapping: last}", HiddenObjective(mapping="last")),
+        ("{kind: relation, relation_heads: 6}", RelationObjective(relation_heads=6)),
+    ],
+)
+def test_set_replaces_a_whole_variant(path: Path, written: str, objective: object) -> None:
+    write(path, WRITTEN | {"distill": {"objective": {"kind": "relation", "teacher_layer": 2}, "seed": 3}})
+    config = load_config(path, [f"distill.objective={written}"])
+    assert config.distill.objective == objective
+    assert config.distill.seed == 3
+
+
+def test_set_of_a_kind_alone_leaves_the_keys_of_the_old_variant_to_be_refused(path: Path) -> None:
+    write(path, WRITTEN | {"distill": {"objective": {"kind": "relation", "relation_heads": 2}}})
+    assert refused(path, "distill.objective.kind=hidden").splitlines()[1] == (
+        "  distill.objective.relation_heads: unknown key; known keys: kind, mapping"
+    )
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ("finetune.seed", "--set finetune.seed: expected a.b=value, as in --set finetune.seed=1"),
+        ("=1", "--set =1: expected a.b=value, as in --set finetune.seed=1"),
+        ("", "--set : expected a.b=value, as in --set finetune.seed=1"),
+        (
+            "teacher.revision=abc",
+            "--set teacher.revision=abc: 'teacher' holds the value 'teachers/bert', which has no keys; "
+            "set teacher as a whole",
+        ),
+        (
+            "register.gate=[a, b",
+            '--set register.gate=[a, b: the value is not YAML: while parsing a flow sequence in "<unicode string>", '
+            "line 1, column 1: [a, b ^ expected ',' or ']', but got '<stream end>' in \"<unicode string>\", line 1, "
+            "column 6: [a, b ^",
+        ),
+    ],
+)
+def test_a_set_that_cannot_be_applied_is_refused_with_an_example(path: Path, setting: str, message: str) -> None:
+    assert refused(path, setting) == message
+
+
+def test_an_unknown_key_in_set_is_refused_like_one_in_the_file(path: Path) -> None:
+    assert refused(path, "finetune.sed=1") == (f"config {path}:\n  finetune.sed: unknown key; did you mean 'seed'?")
+
+
+def test_every_field_of_a_run_can_be_written_back_and_read_again(path: Path) -> None:
+    config = load_config(path)
+    assert RunConfig.model_validate(config.model_dump(mode="json")) == config
+
+
+@pytest.fixture
+def workspace(tmp_path: Path) -> Workspace:
+    return Workspace.open(tmp_path / "workspace")
+
+
+def test_relation_heads_that_do_not_divide_both_widths_are_refused_by_plan(workspace: Workspace) -> None:
+    config = load_config(CONFIGS / "smoke.yaml", ["distill.objective.relation_heads=7"])
+    with pytest.raises(BadRequest) as caught:
+        plan(config, workspace)
+    assert str(caught.value) == (
+        "distill.objective.relation_heads: 7 does not divide both the student's width 384 and the teacher's 384; "
+        "these do: 1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 384"
+    )
+
+
+def test_relation_heads_must_divide_the_width_of_a_narrow_student_too(workspace: Workspace) -> None:
+    settings = ["distill.objective.relation_heads=12", "distill.student.width=32", "distill.student.heads=4"]
+    config = load_config(CONFIGS / "smoke.yaml", settings)
+    with pytest.raises(BadRequest) as caught:
+        plan(config, workspace)
+    assert str(caught.value) == (
+        "distill.objective.relation_heads: 12 does not divide both the student's width 32 and the teacher's 384; "
+        "these do: 1, 2, 4, 8, 16, 32"
+    )
+
+
+def test_heads_that_do_not_divide_the_student_s_width_are_refused_by_plan(workspace: Workspace) -> None:
+    config = load_config(CONFIGS / "smoke.yaml", ["distill.student.width=50", "distill.student.heads=12"])
+    with pytest.raises(BadRequest) as caught:
+        plan(config, workspace)
+    assert str(caught.value) == (
+        "distill.student: width 50 does not divide into 12 heads; heads may be 1, 2, 5, 10, 25, 50"
+    )

@@ -1,0 +1,112 @@
+"""`retort verify` of a run, an artifact folder, a bundle folder, and of what is none of these."""
+
+from pathlib import Path
+
+import pytest
+import yaml
+from fakes import tiny_bundle
+
+from pipeline.artifact import Artifact, Manifest, sealed_files, tree_digest, write_json
+from pipeline.errors import BadArtifact, BadRequest
+from pipeline.verification import verify_target
+from pipeline.workspace import Workspace
+
+WRITTEN = {
+    "name": "a-run",
+    "teacher": "teachers/bert",
+    "text": {"kind": "files", "files": "text.txt"},
+    "task": {"kind": "classification", "data": {"kind": "files", "train": "train.csv", "test": "test.csv"}},
+    "register": {"name": "model", "gate": ["accuracy >= 0.95 * teacher"]},
+}
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Workspace:
+    return Workspace.open(tmp_path / "w")
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> Path:
+    path = tmp_path / "run.yaml"
+    path.write_text(yaml.safe_dump(WRITTEN))
+    return path
+
+
+def sealed(place: Workspace, key: str) -> Artifact:
+    out = place.store.partial(key)
+    (out / "weights").write_text(key)
+    files = sealed_files(out)
+    manifest = Manifest(
+        stage="distill",
+        label=key,
+        key=key,
+        digest=tree_digest(files),
+        inputs={},
+        config={},
+        code="c",
+        versions={},
+        git={},
+        machine={},
+        finished_at="2026-01-01T00:00:00+00:00",
+        seconds=1.0,
+        facts={},
+        files=files,
+    )
+    return place.store.publish(key, manifest)
+
+
+def record(place: Workspace, **steps: str) -> None:
+    write_json(place.run_folder("a-run") / "run.json", {"steps": {label: {"key": key} for label, key in steps.items()}})
+
+
+def test_every_artifact_of_a_run_is_read(place: Workspace, config: Path) -> None:
+    first, second = sealed(place, "one"), sealed(place, "two")
+    record(place, distill="one", export="two")
+    assert list(verify_target(config, (), place)) == [f"distill {first.digest}", f"export {second.digest}"]
+
+
+def test_the_first_artifact_of_a_run_that_is_not_whole_is_named(place: Workspace, config: Path) -> None:
+    sealed(place, "one")
+    path = sealed(place, "two").path
+    record(place, distill="one", export="two")
+    (path / "weights").unlink()
+    with pytest.raises(BadArtifact) as refused:
+        list(verify_target(config, (), place))
+    assert str(refused.value) == f"artifact two: weights is missing; remove {path} and run again to rebuild it"
+
+
+def test_settings_choose_the_run(place: Workspace, config: Path) -> None:
+    with pytest.raises(BadArtifact) as refused:
+        list(verify_target(config, ["name=other"], place))
+    assert str(refused.value) == f"nothing of the run 'other' is in {place.root}; `retort run` makes it"
+
+
+def test_an_artifact_folder_is_read_wherever_it_lies(place: Workspace) -> None:
+    artifact = sealed(place, "one")
+    moved = artifact.path.rename(place.root / "copy")
+    assert list(verify_target(moved, (), place)) == [f"{moved} {artifact.digest}"]
+
+
+def test_a_bundle_folder_is_read_by_its_own_contract(place: Workspace, tmp_path: Path) -> None:
+    bundle = tiny_bundle(tmp_path / "bundle")
+    assert list(verify_target(bundle.path, (), place)) == [f"{bundle.path} {bundle.digest}"]
+    (bundle.path / "receipts").mkdir()
+    (bundle.path / "receipts" / "latency@here.json").write_text("{}")  # comes later and is not of the core
+    assert list(verify_target(bundle.path, (), place)) == [f"{bundle.path} {bundle.digest}"]
+    (bundle.path / "model.onnx").write_bytes(b"other")
+    with pytest.raises(BadArtifact) as refused:
+        list(verify_target(bundle.path, (), place))
+    assert str(refused.value) == (
+        f"{bundle.path}: model.onnx was altered after it was sealed; fetch or export the bundle again"
+    )
+
+
+@pytest.mark.parametrize("name", ["empty", "absent"])
+def test_anything_else_is_refused_with_what_it_could_have_been(place: Workspace, tmp_path: Path, name: str) -> None:
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(BadRequest) as refused:
+        list(verify_target(tmp_path / name, (), place))
+    assert str(refused.value) == (
+        f"{tmp_path / name} is neither a config, nor an artifact (manifest.json), nor a bundle (manifest.sha256)"
+    )
+    assert refused.value.exit_code == 64

@@ -1,0 +1,88 @@
+"""The README's commands, run in order as a reader would, on the smoke config in place of the demo's."""
+
+import json
+import re
+import shlex
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+RETORT = [sys.executable, "-c", "from pipeline.cli import main; main()"]
+BLOCKS = re.findall(r"^```sh\n(.*?)^```", (ROOT / "README.md").read_text(), re.MULTILINE | re.DOTALL)
+COMMANDS = [line for block in BLOCKS for line in block.splitlines() if line.startswith("retort ")]
+CURL = next(line for block in BLOCKS for line in block.splitlines() if line.startswith("curl "))
+
+
+@pytest.fixture(scope="module")
+def workspace(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("readme")
+
+
+def retort(command: str, workspace: Path) -> list[str]:
+    arguments = shlex.split(command.replace("configs/demo.yaml", "configs/smoke.yaml"))[1:]
+    return [*RETORT, *arguments, "--workspace", str(workspace)]
+
+
+def run(command: str, workspace: Path) -> "subprocess.CompletedProcess[str]":
+    return subprocess.run(retort(command, workspace), cwd=ROOT, capture_output=True, text=True, timeout=600)
+
+
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("command", [command for command in COMMANDS if " serve " not in command])
+def test_a_command_of_the_readme_works_and_ends_with_one_json_line(command: str, workspace: Path) -> None:
+    done = run(command, workspace)
+
+    assert done.returncode == 0, done.stderr
+    assert isinstance(json.loads(done.stdout.splitlines()[-1]), dict)
+
+
+def test_a_second_run_of_a_finished_run_executes_no_stage(workspace: Path) -> None:
+    done = run("retort run configs/demo.yaml", workspace)
+
+    assert done.returncode == 0, done.stderr
+    assert "done in" not in done.stderr
+    record = json.loads((workspace / "runs" / "smoke" / "run.json").read_text())
+    assert [label for label, step in record["steps"].items() if step["executed"]] == []
+
+
+def test_the_summary_has_the_four_variants_and_their_figures(workspace: Path) -> None:
+    result = json.loads(run("retort show configs/demo.yaml", workspace).stdout.splitlines()[-1])
+
+    names = [variant["name"] for variant in result["variants"]]
+    assert names == ["teacher-torch-fp32", "teacher-onnx-fp32", "student-onnx-fp32", "student-onnx-int8"]
+    assert result["verdict"] == "PASS"
+    assert result["model_uri"] == "models:/retort-smoke@champion"
+    keys = {"name", "params", "size_mb", "metric", "metric_low", "metric_high", "p50_ms", "p95_ms", "speedup_p50"}
+    assert all(set(v) == keys | {"p50_ms_short", "p95_ms_short"} and None not in v.values() for v in result["variants"])
+
+
+@pytest.fixture
+def served(workspace: Path) -> Iterator[str]:
+    """The README's serve command, as it stands there but for a free port; yields the port."""
+    command = next(command for command in COMMANDS if " serve " in command)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    arguments = retort(command.replace("--port 8000", f"--port {port}"), workspace)
+    server = subprocess.Popen(arguments, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    try:
+        assert server.stdout is not None
+        assert f"on http://127.0.0.1:{port}" in server.stdout.readline()
+        yield port
+    finally:
+        server.terminate()
+        server.communicate(timeout=60)
+    assert server.returncode == 0
+
+
+def test_the_served_model_answers_the_readmes_curl(served: str) -> None:
+    arguments = shlex.split(CURL.replace("localhost:8000", f"127.0.0.1:{served}"))
+    answer = json.loads(subprocess.run(arguments, capture_output=True, text=True, timeout=30, check=True).stdout)
+
+    assert answer["model"]["name"] == "retort-smoke"
+    assert set(answer["results"][0]["scores"]) == {"joblib", "networkx", "sympy"}
