@@ -6,7 +6,7 @@ The metric comes from outside, because what "good" means is the task's affair; e
 
 from collections.abc import Mapping, Sequence
 from statistics import median
-from typing import TYPE_CHECKING, Any, Final, Protocol
+from typing import TYPE_CHECKING, Final, Protocol
 
 import msgspec
 
@@ -14,7 +14,6 @@ from benchmarks.measure import TOTAL, Latency
 from benchmarks.receipt import Measured, Receipt
 
 if TYPE_CHECKING:
-    from rich.console import Console
     from rich.table import Table
 
 BASELINE: Final = "teacher-onnx-fp32"
@@ -83,25 +82,6 @@ def build_table(
     for row in rows:
         table.add_row(*_cells(row))
     return table
-
-
-def show(receipt: Receipt, scores: Mapping[str, Scored], *, metric: str, console: "Console") -> None:
-    """Print the table and the circumstances of its numbers."""
-    how, machine = receipt.how, receipt.machine
-    rows = build_rows(receipt, scores)
-    console.print(build_table(rows, metric=metric, lengths=how.load.lengths, threads=how.threads))
-    quota = "no CPU quota" if machine.quota_cores is None else f"CPU quota {machine.quota_cores:g}"
-    console.print(
-        f"{machine.cpu_model}, {machine.cores} cores, {quota}; {how.items} examples scored; "
-        f"{how.load.n} samples in each of {how.load.processes} processes per length; {receipt.started}",
-        highlight=False,
-        soft_wrap=True,
-    )
-
-
-def json_line(facts: Mapping[str, Any], rows: Sequence[Row]) -> str:
-    """The last line for machines: `facts` (verdict, seconds, ...) with the rows under "variants"."""
-    return msgspec.json.encode({**facts, "variants": rows}).decode()
 
 
 def _row(measured: Measured, score: Scored, *, reference_p50_ms: float | None) -> Row:

@@ -34,7 +34,9 @@ CONFIG = Path("configs/sst2-minilm.yaml")
 OBJECTIVES = {"distilled": "{kind: relation, relation_heads: 48}", "undistilled": "{kind: none}"}
 TEACHER = ("finetune-teacher", "export-teacher")
 STUDENT = ("distill", "finetune-student", "export-student", "quantize-student")
-INITS = ("random", "teacher-layers")
+# A student that begins with the teacher's layers has converged long before one that begins with noise.
+TOKENS = {"random": 4_000_000, "teacher-layers": 1_500_000}
+INITS = tuple(TOKENS)
 Predictions = npt.NDArray[Any]
 
 
@@ -57,6 +59,7 @@ def run_cells(settings: Sequence[str], *, seeds: Sequence[int], workspace: Works
         for init in INITS:
             for objective, written in OBJECTIVES.items():
                 asked = [*seeded, f"distill.student.init={init}", f"distill.objective={written}"]
+                asked.append(f"distill.tokens={TOKENS[init]}")
                 group = f"student, {init}, {objective}"
                 names = {f"{group}, fp32": "export-student", f"{group}, int8": "quantize-student"}
                 cells += _cells(asked, STUDENT, seed=seed, workspace=workspace, names=names)

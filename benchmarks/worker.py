@@ -4,6 +4,7 @@ A job is `latency` (warm-up, samples, cold start, memory) or `quality` (the logi
 to stdout, one `{"done": i, "total": n}` per line; an expected failure's message goes to stderr, with its exit code.
 """
 
+import errno
 import os
 import re
 import resource
@@ -21,7 +22,7 @@ import numpy.typing as npt
 from benchmarks.measure import Step, WarmUp, sample, warm_up
 from benchmarks.targets import TARGET, Facts, Runner
 from serving.bundle import Item
-from serving.errors import BadArtifact, Failure
+from serving.errors import BadArtifact, Failure, Transient
 
 _CHUNK = 16  # items between two looks at the clock
 _TELL_EVERY_S = 0.25
@@ -166,10 +167,15 @@ def main(arguments: Sequence[str]) -> int:
     pin(job.cores)
     try:
         result = measure_latency(job, tell=_tell) if isinstance(job, LatencyJob) else measure_quality(job, tell=_tell)
+        result_file.write_bytes(msgspec.json.encode(result))
     except Failure as failure:
         sys.stderr.write(f"{failure}\n")
         return failure.exit_code
-    result_file.write_bytes(msgspec.json.encode(result))
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        sys.stderr.write(f"no space left on the disk of {error.filename or result_file.parent}; free some\n")
+        return Transient.exit_code
     return 0
 
 

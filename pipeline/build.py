@@ -9,13 +9,17 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent.parent
 
 
+# What a run executes; a new config or a note beside it does not make a model untraceable.
+SOURCES = ("pipeline", "serving", "benchmarks", "requirements", "pyproject.toml")
+
+
 @cache
 def git_state() -> dict[str, Any]:
     """{"commit": ..., "dirty": ...}; an image carries it in build.json, a checkout asks git, neither: unknown."""
     baked = ROOT / "build.json"
     if baked.is_file():
         return dict(json.loads(baked.read_text()))
-    commit, status = _git("rev-parse", "HEAD"), _git("status", "--porcelain")
+    commit, status = _git("rev-parse", "HEAD"), _git("status", "--porcelain", "--", *SOURCES)
     return {"commit": commit or "unknown", "dirty": status is None or bool(status)}
 
 

@@ -1,7 +1,6 @@
 """The command `retort`. Thin: each command parses, calls one function, prints; the last line on stdout is JSON for
 machines."""
 
-import signal
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -9,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import msgspec
 import typer
 
-from pipeline.errors import BadRequest, Failure
+from pipeline.exits import end_by_verdict, exit_code_of
 
 if TYPE_CHECKING:
     from pipeline.config import RunConfig
@@ -41,7 +40,6 @@ StoreUrl = Annotated[
     typer.Option("--store", envvar="RETORT_STORE", help="Share artifacts through an fsspec URL (s3://, gs://)."),
 ]
 WORKSPACE = Path(".retort")
-INTERRUPTED, TERMINATED = 130, 143
 
 
 def _echo(value: Any) -> None:
@@ -100,7 +98,7 @@ def run(
     for config in _each(configs, settings):
         artifacts = run_steps(config, place, until=until)
         _echo(show_run(config, place, artifacts))
-        _end_by_verdict(artifacts)
+        end_by_verdict(artifacts)
 
 
 @app.command()
@@ -123,7 +121,7 @@ def stage(
         done = {label: str(found.path) for label, found in artifacts.items() if name in (found.manifest.stage, label)}
         _echo({"run": config.name, "artifacts": done})
         if name == "register":
-            _end_by_verdict(artifacts)
+            end_by_verdict(artifacts)
 
 
 @app.command()
@@ -141,7 +139,7 @@ def show(
 
     place = _open(workspace, store)
     for config in _each(configs, settings):
-        _echo(show_run(config, place, place.finished(config.name)))
+        _echo(show_run(config, place, place.finished(config.name, config=config.model_dump(mode="json"))))
 
 
 @app.command()
@@ -174,7 +172,7 @@ def serve(
     ],
     settings: Settings = None,
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(help="Port to listen on; 0 takes a free one and prints it.")] = 8000,
+    port: Annotated[int, typer.Option(help="Port to listen on; 0 takes a free one and prints it.")] = 8080,
     tracking_uri: Annotated[
         str | None, typer.Option(envvar="MLFLOW_TRACKING_URI", help="The registry; default: the workspace's own.")
     ] = None,
@@ -214,36 +212,6 @@ def _open(workspace: Path, store: str | None) -> "Workspace":
     return Workspace.open(workspace, store_url=store)
 
 
-def _end_by_verdict(artifacts: dict[str, Any]) -> None:
-    """The gate's verdict becomes the exit code."""
-    from pipeline.gates import Verdict, require_pass
-
-    if "register" in artifacts:
-        require_pass(msgspec.convert(artifacts["register"].manifest.facts["verdict"], Verdict))
-
-
-def _terminate(*_: object) -> None:
-    typer.echo("retort: terminated; finished stages are kept, run again to go on", err=True)
-    sys.exit(TERMINATED)
-
-
 def main() -> None:
-    """Entry point: every failure is one message on stderr and its exit code; a bug keeps its stack trace and is 1."""
-    signal.signal(signal.SIGTERM, _terminate)  # as PID 1 of a container the default is to ignore it
-    try:
-        code = app(standalone_mode=False)
-    except Failure as failure:
-        typer.echo(f"retort: {failure}", err=True)
-        code = failure.exit_code
-    except (typer.Abort, KeyboardInterrupt):
-        code = INTERRUPTED
-    except Exception as error:
-        usage = getattr(error, "format_message", None)  # click's usage errors
-        if usage is None:
-            raise
-        typer.echo(f"retort: {usage()}", err=True)
-        code = BadRequest.exit_code
-    if code == INTERRUPTED:  # typer turns ctrl-C into this code without a word
-        typer.echo("retort: interrupted; finished stages are kept, run again to go on", err=True)
-    sys.stdout.flush()
-    sys.exit(code or 0)
+    """The command `retort`."""
+    sys.exit(exit_code_of(lambda: app(standalone_mode=False)))

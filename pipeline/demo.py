@@ -5,6 +5,7 @@ import argparse
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -13,8 +14,10 @@ from typing import Any
 
 import msgspec
 
+from pipeline.artifact import Artifact
 from pipeline.config import RunConfig, load_config
-from pipeline.errors import Failure, GateFailed, Transient
+from pipeline.errors import BadArtifact, Transient
+from pipeline.exits import end_by_verdict, exit_code_of
 from pipeline.progress import Console
 from pipeline.runner import run
 from pipeline.summary import show_run
@@ -22,12 +25,13 @@ from pipeline.workspace import Workspace
 
 REQUESTS = 12
 START_TIMEOUT_S = 60.0
+STOP_TIMEOUT_S = 60.0
 
 
-def demo(path: Path, *, workspace: Path, settings: Sequence[str] = ()) -> dict[str, Any]:
-    """Run the config at `path`, serve and ask; return the JSON of the last line.
+def demo(path: Path, *, workspace: Path, settings: Sequence[str] = ()) -> tuple[dict[str, Any], dict[str, Artifact]]:
+    """Run the config at `path`, serve what it registered and ask it; return the last line and the artifacts.
 
-    Raises GateFailed when no variant passed, Transient when the server does not come up or does not answer.
+    Raises Transient when the server does not come up or does not answer.
     """
     started = time.monotonic()
     config = load_config(path, settings)
@@ -40,21 +44,25 @@ def demo(path: Path, *, workspace: Path, settings: Sequence[str] = ()) -> dict[s
         texts = _real_texts(config, place)
         with serving(registered["model_uri"], workspace=place.root, tracking_uri=registered["tracking_uri"]) as url:
             reporter.line(f"serving {registered['model_uri']} on {url}")
-            answered = _ask(url, texts, reporter)
+            answered = _ask(url, texts, reporter, digest=registered["digest"])
         reporter.line("server stopped")
     result = show_run(config, place, artifacts)
-    return {
+    told = {
         "verdict": result["verdict"],
         "model_uri": result["model_uri"],
         "requests_answered": answered,
         "variants": result["variants"],
         "seconds": round(time.monotonic() - started, 1),
     }
+    return told, artifacts
 
 
 @contextmanager
 def serving(source: str, *, workspace: Path, tracking_uri: str) -> Iterator[str]:
-    """`retort serve` in a process of its own on a free port: yields its URL once it is ready, stops it by SIGTERM."""
+    """`python -m serving` in a process of its own on a free port: yields its URL once it is ready, stops it by SIGTERM.
+
+    Raises Transient when it is not ready in time or does not end with 0.
+    """
     command = [sys.executable, "-m", "serving", source, "--port", "0", "--tracking-uri", tracking_uri]
     log = workspace / "cache" / "server.log"
     log.parent.mkdir(parents=True, exist_ok=True)
@@ -62,12 +70,17 @@ def serving(source: str, *, workspace: Path, tracking_uri: str) -> Iterator[str]
         server = subprocess.Popen(
             [*command, "--cache", str(workspace / "cache" / "served")], stdout=subprocess.PIPE, stderr=errors, text=True
         )
+        giving_up = threading.Timer(START_TIMEOUT_S, server.kill)
+        giving_up.start()
         try:
-            yield _address(server, log)
+            url = _address(server, log)
+            giving_up.cancel()
+            yield url
             server.send_signal(signal.SIGTERM)
-            if server.wait(timeout=START_TIMEOUT_S) != 0:
+            if server.wait(timeout=STOP_TIMEOUT_S) != 0:
                 raise Transient(f"the server ended with {server.returncode} after SIGTERM; its log is {log}")
         finally:
+            giving_up.cancel()
             server.kill()
             server.wait()
 
@@ -78,7 +91,8 @@ def _address(server: "subprocess.Popen[str]", log: Path) -> str:
     for line in server.stdout:
         if " on http://" in line:
             return "http://" + line.rpartition(" on http://")[2].strip()
-    raise Transient(f"the server did not start: {log.read_text().strip().splitlines()[-1:]}; its log is {log}")
+    last = (log.read_text().strip().splitlines() or ["it said nothing"])[-1]
+    raise Transient(f"the server was not ready within {START_TIMEOUT_S:g} s: {last}; its log is {log}")
 
 
 def _real_texts(config: RunConfig, place: Workspace) -> list[tuple[str, ...]]:
@@ -90,8 +104,8 @@ def _real_texts(config: RunConfig, place: Workspace) -> list[tuple[str, ...]]:
     return list(data.dev.items[::step][:REQUESTS])
 
 
-def _ask(url: str, texts: Sequence[tuple[str, ...]], reporter: Console) -> int:
-    """Ask each text over HTTP, print what came back, and count the answers."""
+def _ask(url: str, texts: Sequence[tuple[str, ...]], reporter: Console, *, digest: str) -> int:
+    """Ask each text over HTTP, check that the model registered by this run answers, print what came back, and count."""
     import httpx
 
     answered = 0
@@ -101,6 +115,8 @@ def _ask(url: str, texts: Sequence[tuple[str, ...]], reporter: Console) -> int:
             response = client.post("/classify", json=body)
             if response.status_code != httpx.codes.OK:
                 raise Transient(f"POST {url}/classify answered {response.status_code}: {response.text[:200]}")
+            if (other := response.json()["model"]["digest"]) != digest:
+                raise BadArtifact(f"the server answers with the model {other[:12]}, not with {digest[:12]} of this run")
             answered += 1
             result = response.json()["results"][0]
             told = f"{result['label']} ({result['score']:.2f})" if "label" in result else f"{result['score']:.3f}"
@@ -108,21 +124,21 @@ def _ask(url: str, texts: Sequence[tuple[str, ...]], reporter: Console) -> int:
     return answered
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Entry point: ends with one JSON line; 66 when the gate failed."""
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Entry point: ends with one JSON line, and with the gate's exit code."""
     parser = argparse.ArgumentParser(prog="python -m pipeline.demo", description=__doc__)
     parser.add_argument("config", type=Path)
     parser.add_argument("--workspace", type=Path, default=Path(".retort"))
     parser.add_argument("--set", dest="settings", action="append", default=[], metavar="A.B=VALUE")
     asked = parser.parse_args(arguments)
-    try:
-        result = demo(asked.config, workspace=asked.workspace, settings=asked.settings)
-    except Failure as failure:
-        print(f"retort: {failure}", file=sys.stderr)
-        return failure.exit_code
-    print(msgspec.json.encode(result).decode(), flush=True)
-    return 0 if result["verdict"] == "PASS" else GateFailed.exit_code
+
+    def call() -> None:
+        result, artifacts = demo(asked.config, workspace=asked.workspace, settings=asked.settings)
+        print(msgspec.json.encode(result).decode(), flush=True)
+        end_by_verdict(artifacts)
+
+    sys.exit(exit_code_of(call))
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    main()

@@ -91,11 +91,25 @@ class Stage:
         return function
 
 
+def _int8_features() -> str:
+    from pipeline.quantization import qualified_features
+
+    return ",".join(qualified_features())
+
+
 def _here() -> str:
     from benchmarks.machine import identity
 
     return identity()
 
+
+# What is measured and judged, and the step each comes from.
+VARIANTS = {
+    "teacher-torch-fp32": "finetune-teacher",
+    "teacher-onnx-fp32": "export-teacher",
+    "student-onnx-fp32": "export-student",
+    "student-onnx-int8": "quantize-student",
+}
 
 STAGES = {
     stage.name: stage
@@ -103,7 +117,7 @@ STAGES = {
         Stage("distill"),
         Stage("finetune"),
         Stage("export"),
-        Stage("quantize"),
+        Stage("quantize", place=_int8_features),
         Stage("benchmark", fresh_for=lambda config: config.max_age_hours * 3600, place=_here),
         Stage("register"),
     )
@@ -118,12 +132,6 @@ def expand(config: RunConfig) -> tuple[Step, ...]:
     teacher, text = config.teacher, config.text
     tuning, reported = TaskSplits(config.task, TUNING), TaskSplits(config.task, ALL)
     models = {"finetune-teacher": "export-teacher", "finetune-student": "export-student"}
-    variants = {
-        "teacher-torch-fp32": "finetune-teacher",
-        "teacher-onnx-fp32": "export-teacher",
-        "student-onnx-fp32": "export-student",
-        "student-onnx-int8": "quantize-student",
-    }
     earlier = ("distill", *models, *models.values(), "quantize-student", "benchmark")
     return (
         Step("distill", "distill", config.distill, {}, {"teacher": teacher, "text": text}),
@@ -131,7 +139,7 @@ def expand(config: RunConfig) -> tuple[Step, ...]:
         Step("finetune", "finetune-student", config.finetune, {"model": "distill"}, {"task": tuning}),
         *(Step("export", label, config.export, {"model": model}, {"task": tuning}) for model, label in models.items()),
         Step("quantize", "quantize-student", config.quantize, {"bundle": "export-student"}, {}),
-        Step("benchmark", "benchmark", config.benchmark, variants, {"task": reported}),
+        Step("benchmark", "benchmark", config.benchmark, VARIANTS, {"task": reported}),
         Step("register", "register", config.register, {label: label for label in earlier}, {}),
     )
 

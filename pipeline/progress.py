@@ -23,7 +23,7 @@ class Bar(Protocol):
 class Reporter(Protocol):
     """Where a stage says what it does. Bars are for people, events for machines, lines for both."""
 
-    def bar(self, title: str, *, total: float | None, unit: str) -> Any: ...
+    def bar(self, title: str, *, total: float | None, unit: str, start: float = 0) -> Any: ...
     def line(self, text: str) -> None: ...
     def event(self, kind: str, **fields: Any) -> None: ...
 
@@ -39,13 +39,13 @@ class Console:
         self._events = events
 
     @contextmanager
-    def bar(self, title: str, *, total: float | None, unit: str) -> Iterator[Bar]:
+    def bar(self, title: str, *, total: float | None, unit: str, start: float = 0) -> Iterator[Bar]:
         """A bar with rate and remaining time, for work that takes longer than two seconds."""
         if self._terminal.is_terminal:
             with _rich(self._terminal) as progress:
-                yield _RichBar(progress, title=title, total=total, unit=unit)
+                yield _RichBar(progress, title=title, total=total, unit=unit, start=start)
         else:
-            bar = _LineBar(title=title, total=total, unit=unit)
+            bar = _LineBar(title=title, total=total, unit=unit, start=start)
             yield bar
             bar.close()
 
@@ -66,7 +66,7 @@ class Silent:
     """A reporter that says nothing: for tests and for use as a library."""
 
     @contextmanager
-    def bar(self, title: str, *, total: float | None, unit: str) -> Iterator[Bar]:  # noqa: ARG002
+    def bar(self, title: str, *, total: float | None, unit: str, start: float = 0) -> Iterator[Bar]:  # noqa: ARG002
         """A bar nobody sees."""
         yield _NoBar()
 
@@ -91,9 +91,9 @@ class _NoBar:
 
 
 class _LineBar:
-    def __init__(self, *, title: str, total: float | None, unit: str) -> None:
+    def __init__(self, *, title: str, total: float | None, unit: str, start: float = 0) -> None:
         self._title, self._total, self._unit = title, total, unit
-        self._done, self._note, self._started = 0.0, "", time.monotonic()
+        self._start, self._done, self._note, self._started = start, start, "", time.monotonic()
         self._said = self._started
 
     def advance(self, n: float = 1, *, note: str = "") -> None:
@@ -109,7 +109,7 @@ class _LineBar:
 
     def _say(self) -> None:
         elapsed = time.monotonic() - self._started
-        rate = self._done / elapsed if elapsed else 0.0
+        rate = (self._done - self._start) / elapsed if elapsed else 0.0
         of = f"/{self._total:,.0f}" if self._total else ""
         left = (
             f", {(self._total - self._done) / rate:.0f} s left"
@@ -148,13 +148,14 @@ def _rich(terminal: Any) -> Any:
 
 
 class _RichBar:
-    def __init__(self, progress: Any, *, title: str, total: float | None, unit: str) -> None:
-        self._progress, self._started, self._done, self._note = progress, time.monotonic(), 0.0, ""
+    def __init__(self, progress: Any, *, title: str, total: float | None, unit: str, start: float = 0) -> None:
+        self._progress, self._started, self._note = progress, time.monotonic(), ""
+        self._start, self._done = start, start
         whole = int(total) if total is not None else None
-        self._task = progress.add_task(title, total=whole, unit=unit, rate="", note="")
+        self._task = progress.add_task(title, total=whole, completed=int(start), unit=unit, rate="", note="")
 
     def advance(self, n: float = 1, *, note: str = "") -> None:
         self._done += n
         self._note = note or self._note
-        rate = self._done / max(time.monotonic() - self._started, 1e-9)
+        rate = (self._done - self._start) / max(time.monotonic() - self._started, 1e-9)
         self._progress.update(self._task, completed=int(self._done), rate=f"{rate:,.1f}", note=self._note)

@@ -58,11 +58,12 @@ def predictions(logits_NC: npt.NDArray[np.floating]) -> Values:
 def score(
     metric: str, predictions_N: npt.ArrayLike, labels_N: npt.ArrayLike, *, resamples: int = RESAMPLES, seed: int = 0
 ) -> Score:
-    """The metric with its 95 % interval over examples."""
+    """The metric with its 95 % interval over examples; a correlation with constant predictions is 0, as in tasks."""
     columns = _columns([predictions_N], labels_N)
     estimate_S, draws_SB = _bootstrap(metric, columns, resamples=resamples, rng=np.random.default_rng(seed))
     low, high = _ends(draws_SB[0])
-    return Score(metric, value=float(estimate_S[0]), low=low, high=high, n=columns.shape[1])
+    value, low, high = (0.0 if np.isnan(each) else float(each) for each in (estimate_S[0], low, high))
+    return Score(metric, value=value, low=low, high=high, n=columns.shape[1])
 
 
 def paired_difference(
@@ -104,12 +105,6 @@ def paired_seeds_difference(
     low, high = _ends(sides[0].mean(axis=0) - sides[1].mean(axis=0))
     estimate = float(estimate_S[: len(a)].mean() - estimate_S[len(a) :].mean())
     return Difference(metric, estimate=estimate, low=low, high=high, n=columns.shape[1])
-
-
-def flip_rate(a: npt.ArrayLike, b: npt.ArrayLike) -> float:
-    """The share of examples that two classifiers answer differently (1 - agreement)."""
-    columns = _columns([a], b)
-    return float(np.mean(columns[0] != columns[1]))
 
 
 def agreement(a: npt.ArrayLike, b: npt.ArrayLike) -> Score:

@@ -4,19 +4,22 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from functools import partial
+from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
 import msgspec
 
-from pipeline.artifact import EVIDENCE, Artifact, Manifest, sealed_files, tree_digest
+from pipeline.artifact import EVIDENCE, Artifact, Manifest, sealed_files, tree_digest, verify
 from pipeline.build import git_state
+from pipeline.checks import check
 from pipeline.config import RunConfig
+from pipeline.data.progress import silent
 from pipeline.errors import BadArtifact, BadRequest
 from pipeline.graph import STAGES, Inputs, Source, Step, Tools, canonical, code_identity, expand, step_key, versions
 from pipeline.progress import Console, Reporter, Silent
 from pipeline.store import key_lock, trouble_is_transient
+from pipeline.tasks import TUNING
 from pipeline.workspace import Workspace
 
 _WAITING = "another process is at it; waiting"
@@ -36,7 +39,7 @@ class Planned:
 def plan(config: RunConfig, workspace: Workspace) -> tuple[Planned, ...]:
     """What `run` would do, step by step, without doing it."""
     steps = expand(config)
-    _check(config, workspace)
+    check(config, cache=workspace.cache)
     session = _Session(workspace, Silent())
     planned = []
     with trouble_is_transient(workspace.root):
@@ -70,9 +73,9 @@ def run(
     """
     _known(config, until or only)
     steps = _wanted(config, until=until, only=only)
-    _check(config, workspace)
+    check(config, cache=workspace.cache)
     reporter = reporter or Console(workspace.run_folder(config.name) / "events.jsonl")
-    session = _Session(workspace, reporter, before_work=_before_work(config, steps))
+    session = _Session(workspace, reporter, before_work=_before_work(config, steps, workspace))
     report: dict[str, Any] = {}
     with trouble_is_transient(workspace.root):
         for step in steps:
@@ -130,6 +133,8 @@ class _Session:
         self.reporter.line(f"{step.label} ...")
         self.reporter.event("started", label=step.label, key=key)
         started = time.monotonic()
+        for label in dict.fromkeys(step.inputs.values()):
+            verify(self.done[label])
         store = self.workspace.store
         out = store.partial(key)
         (out / EVIDENCE).mkdir()
@@ -189,19 +194,24 @@ def _fresh(step: Step, artifact: Artifact) -> bool:
     return age.total_seconds() < fresh_for(step.config)
 
 
-def _check(config: RunConfig, workspace: Workspace) -> None:
-    """Refuse what cannot work before anything runs."""
-    from pipeline.stages import distill
+def _before_work(config: RunConfig, steps: Sequence[Step], workspace: Workspace) -> Callable[[], None]:
+    """What must hold before the first step is executed; a finished run is shown from any checkout.
 
-    distill.check(config.distill, config.teacher, cache=workspace.cache)
+    A whole run also reads the task's tuning splits once, which the cache keeps: a missing column shows before an hour
+    of distillation and not after it.
+    """
+    from pipeline.stages import export, register
 
+    whole = any(step.stage == "register" for step in steps)
 
-def _before_work(config: RunConfig, steps: Sequence[Step]) -> Callable[[], None]:
-    """What must hold before the first step is executed; a finished run is shown from any checkout."""
-    from pipeline.stages import register
+    @cache
+    def before() -> None:
+        if whole:
+            register.check(config.register)
+        if whole and len(steps) == len(expand(config)):
+            export.check(config.export, config.task.load(workspace.cache, silent, TUNING))
 
-    registers = any(step.stage == "register" for step in steps)
-    return partial(register.check, config.register) if registers else lambda: None
+    return before
 
 
 def _wanted(config: RunConfig, *, until: str | None, only: str | None) -> tuple[Step, ...]:

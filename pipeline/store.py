@@ -13,8 +13,9 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from pipeline.artifact import MANIFEST, Artifact, Manifest, first_fault, read_artifact, write_json
-from pipeline.errors import BadArtifact, Failure, Transient
+from pipeline.errors import BadArtifact, BadRequest, Failure, Transient
 
+OF_THE_DISK = (errno.EIO, errno.EROFS, errno.EACCES, errno.EPERM, errno.ESTALE, errno.ENODEV, errno.EBUSY)
 NOT_THE_DISK = (Failure, FileNotFoundError, FileExistsError, IsADirectoryError, NotADirectoryError)
 FULL_BELOW_BYTES = 64 * 1024
 
@@ -81,7 +82,10 @@ class RemoteStore:
         import fsspec
 
         self.local = local
-        self._fs, root = fsspec.core.url_to_fs(url)
+        try:
+            self._fs, root = fsspec.core.url_to_fs(url)
+        except (ImportError, ValueError) as error:
+            raise BadRequest(f"the store {url} cannot be opened: {error}") from error
         self._root = str(root).rstrip("/")
 
     def get(self, key: str) -> Artifact | None:
@@ -169,13 +173,15 @@ def trouble_is_transient(where: Path) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        if isinstance(error, NOT_THE_DISK) or not (isinstance(error, OSError) or _is_full(error, where)):
+        if isinstance(error, NOT_THE_DISK):
             raise
         if _is_full(error, where):
             raise Transient(
                 f"no space left on the disk of {where}; finished artifacts are safe: free some space there "
                 "(`retort plan` names what is kept) and run again"
             ) from error
+        if not isinstance(error, OSError) or error.errno not in OF_THE_DISK:
+            raise
         raise Transient(
             f"the file system failed: {error}; finished artifacts are safe: run again once it is mended"
         ) from error

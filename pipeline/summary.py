@@ -76,9 +76,12 @@ def _show_verdict(register: Artifact, folder: Path, console: Any) -> dict[str, A
     console.print(f"gate:       {verdict['verdict']}: {verdict['reason']}", soft_wrap=True)
     if registered is None:
         return {"verdict": verdict["verdict"], "model_uri": None}
-    console.print(f"registered: {registered['model_uri']} is version {registered['version']}", soft_wrap=True)
-    console.print(f"registry:   mlflow ui --backend-store-uri {registered['tracking_uri']}", soft_wrap=True)
-    console.print(f"serve:      retort serve {registered['model_uri']}", soft_wrap=True)
+    uri = registered["tracking_uri"]
+    console.print(f"registered: {registered['model_uri']}, given the alias {registered['alias']}", soft_wrap=True)
+    where = uri if uri.startswith("http") else f"mlflow ui --backend-store-uri {uri}"
+    console.print(f"registry:   {where}", soft_wrap=True)
+    followed = f"models:/{registered['name']}@{registered['alias']}"
+    console.print(f"serve:      retort serve {followed} --tracking-uri {uri}", soft_wrap=True)
     return {"verdict": verdict["verdict"], "model_uri": registered["model_uri"]}
 
 

@@ -110,7 +110,8 @@ class _Task(Record):
 
     def identity(self, cache: Path, splits: Sequence[SplitName] = ALL) -> str:
         """sha256 of the settings and of the data that `load` of the same splits reads; fast, no heavy import."""
-        settings = self.model_dump(mode="json", exclude={"data"})
+        unread = set() if "test" in splits else {"max_test"}
+        settings = self.model_dump(mode="json", exclude={"data", *unread})
         return json_digest([settings, self.data.identity(cache, splits=self._needed(splits))])
 
     def load(self, cache: Path, progress: Progress, splits: Sequence[SplitName] = TUNING) -> TaskData:
@@ -119,11 +120,11 @@ class _Task(Record):
             raise BadRequest("the task's data names no test split, and this reports on it: add one")
         rows = self._read(self._needed(splits), cache=cache, progress=progress)
         names = self._label_names(rows["train"])
-        overlap = count_overlap(rows["test"], train=rows["train"]) if "test" in splits else None
         if "dev" not in rows:
             rows["train"], rows["dev"] = cut_dev(rows["train"], share=self.dev_share)
         limits: dict[SplitName, int | None] = {"train": self.max_train, "dev": self.max_dev, "test": self.max_test}
         taken = {split: take(rows[split], limit=limits[split]) for split in ALL if split in splits}
+        overlap = count_overlap(taken["test"], train=rows["train"]) if "test" in splits else None
         loaded = {split: Split(part.items, self._targets(part, names)) for split, part in taken.items()}
         return TaskData(label_names=names, splits=loaded, overlap=overlap)
 

@@ -49,7 +49,7 @@ class Registered:
 
     @property
     def model_uri(self) -> str:
-        return f"models:/{self.name}@{self.alias}"
+        return f"models:/{self.name}/{self.version}"
 
 
 def default_uri(workspace: Path) -> str:
@@ -63,15 +63,14 @@ def register(
     """Log the evidence, create one version of `name` from the folder `bundle` of it, and point `alias` there.
 
     The bundle's own bytes are logged as plain files: nothing is serialised again. A version of the same key is not
-    created twice,
-    so a run killed in the middle finishes what it began. Raises Transient when the registry cannot be reached,
-    BadRequest when it refuses the name or the request.
+    created twice, so a run killed in the middle finishes what it began. Raises Transient when the registry cannot be
+    reached, BadRequest when it refuses the name or the request.
     """
     with talking_to(uri) as client:
         version = _version_of(client, name, key)
         if version is None:
+            _create_model(client, name)  # first: a name it refuses must not cost an upload
             run_id = _log(client, evidence, uri=uri, workspace=workspace, experiment=experiment, key=key)
-            _create_model(client, name)
             source = f"{client.get_run(run_id).info.artifact_uri}/bundle"
             version = client.create_model_version(
                 name, source=source, run_id=run_id, tags={**evidence.tags, KEY_TAG: key}, await_creation_for=0
@@ -84,18 +83,21 @@ def register(
 def talking_to(uri: str) -> Iterator[Any]:
     """An MLflow client whose failures are one message each."""
     _require_reachable(uri)
-    for name in ("alembic", "mlflow"):
-        logging.getLogger(name).setLevel(logging.ERROR)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # MLflow's own deprecations are not the user's affair
         from mlflow import MlflowClient
         from mlflow.exceptions import MlflowException
+        from sqlalchemy.exc import SQLAlchemyError
 
+        for name in ("alembic", "mlflow"):  # now, as MLflow sets its own levels when it is imported
+            logging.getLogger(name).setLevel(logging.ERROR)
         try:
             yield MlflowClient(tracking_uri=uri, registry_uri=uri)
-        except MlflowException as error:
+        except ImportError as error:
+            raise BadRequest(f"the registry {uri} needs a driver that is not installed: {error}") from error
+        except (MlflowException, SQLAlchemyError) as error:
             reason = str(error).splitlines()[0]
-            if error.get_http_status_code() < 500:
+            if isinstance(error, MlflowException) and error.get_http_status_code() < 500:
                 raise BadRequest(f"the registry {uri} refused: {reason}") from error
             raise Transient(f"the registry {uri} failed: {reason}; run again, finished work is kept") from error
 

@@ -18,6 +18,7 @@ from pydantic import Field
 from pipeline.errors import BadRequest
 from pipeline.progress import Reporter
 from pipeline.records import Record
+from serving.cpu import cpu_features
 
 if TYPE_CHECKING:
     import torch
@@ -107,11 +108,9 @@ def fit(
     start = _resume(work, optimizer, history, checkpoints)
     if start:
         reporter.line(f"  {work.title}: resumed after step {start} of {work.steps}")
-    tokens = history[-1]["tokens"] if history else 0.0
-    saved, logged, tokens_then = time.monotonic(), time.monotonic(), tokens
-    tokens = work.state.get("tokens", 0.0)
-    with reporter.bar(work.title, total=work.steps, unit="steps") as bar:
-        bar.advance(start)
+    tokens = tokens_then = work.state.get("tokens", 0.0)
+    saved = logged = time.monotonic()
+    with reporter.bar(work.title, total=work.steps, unit="steps", start=start) as bar:
         for step in range(start, work.steps):
             terms, seen = work.loss_at(step)
             rate = optimization.rate_at(step, work.steps)
@@ -135,21 +134,20 @@ def fit(
     return history
 
 
-def bf16_here() -> bool:
-    """Whether this machine multiplies bf16 in hardware (AMX or AVX512-BF16 on a CPU, or a CUDA device that has it)."""
+def bf16_on(device: str) -> bool:
+    """Whether this device multiplies bf16 in hardware: AMX or AVX512-BF16 on a CPU, or a CUDA device that has it."""
     import torch
 
-    if torch.cuda.is_available():
+    if device == "cuda":
         return bool(torch.cuda.is_bf16_supported())
-    flags = Path("/proc/cpuinfo").read_text().split() if Path("/proc/cpuinfo").exists() else []
-    return "avx512_bf16" in flags or "amx_bf16" in flags
+    return bool({"avx512_bf16", "amx_bf16"} & cpu_features())
 
 
 def autocast(device: str) -> Any:
     """bf16 autocast where the hardware has it, otherwise nothing."""
     import torch
 
-    return torch.autocast(device, torch.bfloat16, enabled=bf16_here())
+    return torch.autocast(device, torch.bfloat16, enabled=bf16_on(device))
 
 
 def _parameter_groups(module: "torch.nn.Module", weight_decay: float) -> list[dict[str, Any]]:

@@ -13,7 +13,8 @@ from serving import bundle
 def verify_target(target: Path, settings: Sequence[str], workspace: Workspace) -> Iterator[str]:
     """Verify one thing and yield the name and digest of what was found whole; BadArtifact at the first that is not."""
     if target.is_file():
-        for label, artifact in workspace.finished(load_config(target, settings).name).items():
+        config = load_config(target, settings)
+        for label, artifact in workspace.finished(config.name, config=config.model_dump(mode="json")).items():
             verify(artifact)
             yield f"{label} {artifact.digest}"
     elif (target / bundle.MANIFEST).is_file():

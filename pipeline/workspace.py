@@ -51,14 +51,18 @@ class Workspace:
         known = earlier["steps"] if earlier.get("config") == config else {}
         write_json(self.run_folder(name) / RECORD, {"name": name, "config": config, "steps": {**known, **steps}})
 
-    def finished(self, name: str) -> dict[str, Artifact]:
-        """What is there of a run, by label, whatever its age.
+    def finished(self, name: str, *, config: Any) -> dict[str, Artifact]:
+        """What is there of a run of this very config, by label, whatever its age.
 
         Raises BadArtifact when nothing is, or when an artifact it made was removed since.
         """
         record = self._read(name)
         if record is None:
             raise BadArtifact(f"nothing of the run {name!r} is in {self.root}; `retort run` makes it")
+        if record["config"] != config:
+            raise BadArtifact(
+                f"the last run called {name!r} had other settings; give its --set again, or `retort run` these"
+            )
         found = {label: self.store.get(step["key"]) for label, step in record["steps"].items()}
         gone = [record["steps"][label]["key"] for label, artifact in found.items() if artifact is None]
         if gone:

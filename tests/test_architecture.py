@@ -73,7 +73,7 @@ def floor(module: str) -> int:
     """How high in the pipeline a module lives; arrows run downwards only."""
     floors = {
         **dict.fromkeys(("config", "graph"), 2),
-        "runner": 3,
+        **dict.fromkeys(("checks", "runner"), 3),
         **dict.fromkeys(("summary", "verification", "launch"), 4),
         **dict.fromkeys(("cli", "demo"), 5),
         "stages": 1,

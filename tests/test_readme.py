@@ -56,7 +56,7 @@ def test_the_summary_has_the_four_variants_and_their_figures(workspace: Path) ->
     names = [variant["name"] for variant in result["variants"]]
     assert names == ["teacher-torch-fp32", "teacher-onnx-fp32", "student-onnx-fp32", "student-onnx-int8"]
     assert result["verdict"] == "PASS"
-    assert result["model_uri"] == "models:/retort-smoke@champion"
+    assert result["model_uri"] == "models:/retort-smoke/1"
     keys = {"name", "params", "size_mb", "metric", "metric_low", "metric_high", "p50_ms", "p95_ms", "speedup_p50"}
     assert all(set(v) == keys | {"p50_ms_short", "p95_ms_short"} and None not in v.values() for v in result["variants"])
 

@@ -56,16 +56,6 @@ class Batch(NamedTuple):
     token_type_ids: npt.NDArray[np.int64]
 
 
-class Position(NamedTuple):
-    """A place in the stream of batches: where a checkpoint resumes."""
-
-    epoch: int
-    batch: int
-
-
-START = Position(epoch=0, batch=0)
-
-
 def tokenize(items: Iterable[Item], *, tokenizer: Any, max_length: int) -> Tokens:
     """Texts or pairs as ids with special tokens, cut to `max_length` (pairs: the longer text first).
 
@@ -123,21 +113,6 @@ def _cut(ascending: npt.NDArray[np.int64], lengths_N: npt.NDArray[np.int64], tok
             batch = []
         batch.append(index)
     yield batch
-
-
-def batch_stream(
-    lengths: Sequence[int] | Ids | npt.NDArray[np.int64],
-    *,
-    token_budget: int,
-    seed: int,
-    start: Position = START,
-) -> Iterator[tuple[Position, list[int]]]:
-    """Batches for ever, epoch after epoch; started at a position it goes on exactly as if it had never stopped."""
-    epoch, first = start
-    while batches := length_batches(lengths, token_budget, seed, epoch):
-        for number in range(first, len(batches)):
-            yield Position(epoch, number), batches[number]
-        epoch, first = epoch + 1, 0
 
 
 def padding_share(lengths: Sequence[int] | npt.NDArray[np.int64], batches: Sequence[Sequence[int]]) -> float:

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from pipeline.data.batches import Tokens, length_batches
+from pipeline.data.batches import Tokens, length_batches, padding_share
 from pipeline.distillation.objectives import HiddenObjective, Pair, RelationObjective
 from pipeline.encoders.families import reading, shape_of
 from pipeline.errors import BadArtifact
@@ -60,6 +60,7 @@ def distill(
 
     pair = Pair(student=shape_of(student.config), teacher=shape_of(teacher.config))
     plan = batch_plan(tokens.lengths.tolist(), tokens=recipe.tokens, batch_tokens=recipe.batch_tokens, seed=recipe.seed)
+    reporter.line(f"  {len(plan)} steps, {padding_share(tokens.lengths, plan):.1%} of their tokens are padding")
     torch.manual_seed(recipe.seed)
     projections = recipe.objective.projections(pair)
     student_taps, teacher_taps = recipe.objective.taps(pair)

@@ -5,6 +5,7 @@ import hashlib
 import importlib.util
 import json
 import re
+from dataclasses import asdict
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -111,10 +112,22 @@ def read_config(folder: Path) -> dict[str, Any]:
 
 def shape_in(folder: Path) -> Shape:
     """The shape of the encoder in a model folder, read from config.json alone."""
+    path = folder / "config.json"
     try:
-        return shape_of(SimpleNamespace(**read_config(folder)))
+        shape = shape_of(SimpleNamespace(**read_config(folder)))
     except AttributeError as error:
-        raise BadArtifact(f"{folder / 'config.json'} does not describe an encoder: it lacks {error.name!r}") from error
+        raise BadArtifact(f"{path} does not describe an encoder: it lacks {error.name!r}") from error
+    for name, value in asdict(shape).items():
+        if not isinstance(value, int) or value < 1:
+            raise BadArtifact(f"{path} does not describe an encoder: its {name} is {value!r}, not a count")
+    return shape
+
+
+def positions_in(folder: Path) -> int:
+    """The longest input of the encoder in a model folder; RoBERTa's families count from after the padding id."""
+    config = read_config(folder)
+    positions, pad_id = config.get("max_position_embeddings", 512), config.get("pad_token_id") or 0
+    return int(positions) - (int(pad_id) + 1 if "roberta" in str(config.get("model_type")) else 0)
 
 
 def load_encoder(folder: Path) -> Any:

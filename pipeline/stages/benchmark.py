@@ -11,7 +11,10 @@ from benchmarks.targets import OrtCpu
 from pipeline.records import Record
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from benchmarks.receipt import Receipt
+    from benchmarks.session import Variant
     from pipeline.graph import Inputs, Tools
     from pipeline.quality import Score
 
@@ -64,6 +67,7 @@ def run(config: BenchmarkConfig, inputs: "Inputs", out: Path, tools: "Tools") ->
         "rows": msgspec.to_builtins(report.build_rows(receipt, scores)),
         "figures": figures,
         "metric": metric,
+        "against_teacher": _against_teacher(variants, out, metric, data.test.labels),
         "lengths": list(load.lengths),
         "samples": load.n * load.processes,
         "threads": receipt.how.threads,
@@ -79,6 +83,22 @@ def _score(variant: str, out: Path, metric: str, labels: Any) -> "Score":
     from pipeline import quality
 
     return quality.score(metric, quality.predictions(read_logits(out, variant)), labels)
+
+
+def _against_teacher(variants: "Sequence[Variant]", out: Path, metric: str, labels: Any) -> dict[str, Any]:
+    """Each variant's metric less that of the teacher's ONNX fp32, paired; for classes also how often the two agree."""
+    from benchmarks.receipt import read_logits
+    from benchmarks.report import BASELINE
+    from pipeline import quality
+
+    found = {v.name: quality.predictions(read_logits(out, v.name)) for v in variants}
+    compared: dict[str, Any] = {}
+    for name in found.keys() - {BASELINE}:
+        difference = quality.paired_difference(metric, found[name], found[BASELINE], labels)
+        compared[name] = {"difference": msgspec.to_builtins(difference)}
+        if metric == "accuracy":
+            compared[name]["agreement"] = msgspec.to_builtins(quality.agreement(found[name], found[BASELINE]))
+    return compared
 
 
 def _steady(receipt: "Receipt") -> bool:

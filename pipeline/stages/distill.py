@@ -10,7 +10,7 @@ from pipeline.distillation.objectives import HiddenObjective, NoObjective, Objec
 from pipeline.encoders.students import StudentConfig
 from pipeline.encoders.teachers import TeacherConfig, shape_in
 from pipeline.records import Record
-from pipeline.training import Optimization
+from pipeline.training import Optimization, bf16_on
 
 if TYPE_CHECKING:
     from pipeline.graph import Inputs, Tools
@@ -25,7 +25,7 @@ class DistillConfig(Record):
     batch_tokens: int = Field(default=2048, ge=1)
     max_length: int = Field(default=128, ge=2)
     optimization: Optimization = Optimization()
-    seed: int = 0
+    seed: int = Field(default=0, ge=0)
 
 
 def check(config: DistillConfig, teacher: TeacherConfig, *, cache: Path) -> None:
@@ -59,6 +59,7 @@ def run(config: DistillConfig, inputs: "Inputs", out: Path, tools: "Tools") -> d
         "tokens": history[-1]["tokens"] if history else 0,
         "steps": history[-1]["step"] if history else 0,
         "final_loss": history[-1]["loss"] if history else None,
+        "precision": "bf16" if bf16_on("cpu") else "fp32",
     }
 
 

@@ -7,10 +7,12 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
 
+from pipeline.errors import BadArtifact
 from pipeline.records import Record
 
 if TYPE_CHECKING:
     from pipeline.graph import Inputs, Tools
+    from pipeline.tasks import TaskData
 
 
 class ExportConfig(Record):
@@ -19,23 +21,28 @@ class ExportConfig(Record):
     parity_texts: int = Field(default=256, ge=256)
 
 
+def check(config: ExportConfig, data: "TaskData") -> None:
+    """Refuse data too small to prove parity on, before anything is trained."""
+    found = len(data.train.items) + len(data.dev.items)
+    if found < config.parity_texts:
+        raise BadArtifact(
+            f"export proves parity on {config.parity_texts} real texts; train and dev hold only {found}: add texts"
+        )
+
+
 def run(config: ExportConfig, inputs: "Inputs", out: Path, tools: "Tools") -> dict[str, Any]:
     """Export, seal, and check through the engine that will serve it."""
     from pipeline import exporting
     from pipeline.artifact import EVIDENCE, write_json
     from pipeline.encoders.students import parameters_of
     from pipeline.encoders.teachers import load_tokenizer
-    from pipeline.errors import BadArtifact
     from serving.bundle import ServingSpec, read_bundle
     from serving.engine import Engine
 
     source, view = inputs.artifacts["model"], inputs.sources["task"]
     data = view.load(tools.cache, tools.progress)
+    check(config, data)
     items = (*data.train.items, *data.dev.items)[: config.parity_texts]
-    if len(items) < config.parity_texts:
-        raise BadArtifact(
-            f"export proves parity on {config.parity_texts} real texts; train and dev hold only {len(items)}"
-        )
     tokenizer, model = load_tokenizer(source.path), exporting.load_model(source.path)
     bundle = out / "bundle"
     bundle.mkdir()

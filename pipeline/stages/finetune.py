@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import Field
 
 from pipeline.records import Record
-from pipeline.training import Optimization
+from pipeline.training import Optimization, bf16_on
 
 if TYPE_CHECKING:
     from pipeline.graph import Inputs, Tools
@@ -21,7 +21,7 @@ class FinetuneConfig(Record):
     batch_tokens: int = Field(default=1024, ge=1)
     max_length: int = Field(default=128, ge=2, le=512)
     optimization: Optimization = Optimization(learning_rate=1e-4)
-    seed: int = 0
+    seed: int = Field(default=0, ge=0)
 
 
 def run(config: FinetuneConfig, inputs: "Inputs", out: Path, tools: "Tools") -> dict[str, Any]:
@@ -61,6 +61,7 @@ def run(config: FinetuneConfig, inputs: "Inputs", out: Path, tools: "Tools") -> 
     save_encoder(model, tokenizer, out)
     return {
         "parameters": parameters_of(model),
+        "precision": "bf16" if bf16_on("cpu") else "fp32",
         "metric": view.task.metric_name,
         "train_texts": len(data.train.items),
         "dev_texts": len(data.dev.items),

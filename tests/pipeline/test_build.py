@@ -38,11 +38,14 @@ def test_a_clean_checkout_is_named_by_its_commit(root: Path) -> None:
     assert build.git_state() == {"commit": commit, "dirty": False}
 
 
-@pytest.mark.parametrize("name", ["a.py", "untracked.py"])
-def test_a_checkout_that_differs_from_its_commit_is_dirty(root: Path, name: str) -> None:
+@pytest.mark.parametrize(("name", "dirty"), [("pipeline/new.py", True), ("pyproject.toml", True), ("my.yaml", False)])
+def test_a_checkout_is_dirty_where_what_a_run_executes_differs_from_the_commit(
+    root: Path, name: str, dirty: bool
+) -> None:
     commit = committed(root)
+    (root / name).parent.mkdir(exist_ok=True)
     (root / name).write_text("a = 2\n")
-    assert build.git_state() == {"commit": commit, "dirty": True}
+    assert build.git_state() == {"commit": commit, "dirty": dirty}
 
 
 def test_an_image_says_what_was_baked_into_it(root: Path) -> None:

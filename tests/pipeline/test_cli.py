@@ -14,6 +14,7 @@ from fakes import tiny_bundle
 
 from pipeline.artifact import Artifact, Manifest, sealed_files, tree_digest, write_json
 from pipeline.cli import app, main
+from pipeline.config import RunConfig
 from pipeline.errors import FINAL_EXIT_CODES, BadArtifact, BadRequest, Failure, GateFailed, Inconclusive, Transient
 from pipeline.store import DirectoryStore, RemoteStore
 
@@ -26,6 +27,8 @@ WRITTEN = {
     "task": {"kind": "classification", "data": {"kind": "files", "train": "train.csv", "test": "test.csv"}},
     "register": {"name": "model", "gate": ["accuracy >= 0.95 * teacher"], "tracking_uri": "http://registry:5000"},
 }
+
+CANONICAL = RunConfig.model_validate(WRITTEN).model_dump(mode="json")
 
 
 class Ended(NamedTuple):
@@ -93,7 +96,7 @@ def sealed(workspace: Path, label: str, files: dict[str, str], facts: dict[str, 
         facts=facts or {},
         files=listed,
     )
-    write_json(workspace / "runs" / "a-run" / "run.json", {"steps": {label: {"key": key}}})
+    write_json(workspace / "runs" / "a-run" / "run.json", {"config": CANONICAL, "steps": {label: {"key": key}}})
     return store.publish(key, manifest)
 
 
@@ -102,7 +105,13 @@ def judged(workspace: Path, outcome: str) -> Artifact:
     passed = outcome == "PASS"
     chosen = "student-onnx-int8" if passed else None
     verdict = {"verdict": outcome, "reason": "because", "chosen": chosen, "candidates": []}
-    registered = {"model_uri": "models:/model@champion", "version": "3", "tracking_uri": "sqlite:///x.db"}
+    registered = {
+        "model_uri": "models:/model/3",
+        "name": "model",
+        "version": "3",
+        "alias": "champion",
+        "tracking_uri": "sqlite:///x.db",
+    }
     facts = {"verdict": verdict, "registered": registered if passed else None}
     return sealed(workspace, "register", {"verdict.json": json.dumps(verdict)}, facts)
 
@@ -327,11 +336,11 @@ def test_run_ends_with_0_and_the_model_where_one_was_registered(
     replaced_run(monkeypatch, {"register": judged(tmp_path / ".retort", "PASS")})
     told = retort("run", config)
     assert (told.code, told.err) == (0, "")
-    assert told.json == {"run": "a-run", "verdict": "PASS", "model_uri": "models:/model@champion", "variants": []}
+    assert told.json == {"run": "a-run", "verdict": "PASS", "model_uri": "models:/model/3", "variants": []}
     assert "gate:       PASS: because\n" in told.out
-    assert "registered: models:/model@champion is version 3\n" in told.out
+    assert "registered: models:/model/3, given the alias champion\n" in told.out
     assert "registry:   mlflow ui --backend-store-uri sqlite:///x.db\n" in told.out
-    assert "serve:      retort serve models:/model@champion\n" in told.out
+    assert "serve:      retort serve models:/model@champion --tracking-uri sqlite:///x.db\n" in told.out
 
 
 @pytest.mark.parametrize(("outcome", "code"), [("FAIL", 66), ("INCONCLUSIVE", 67)])

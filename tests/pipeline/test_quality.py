@@ -60,8 +60,7 @@ def test_an_interval_is_the_same_for_the_same_seed() -> None:
 
 def test_a_constant_prediction_has_no_correlation() -> None:
     score = quality.score("pearson", np.zeros(50), np.arange(50))
-    assert math.isnan(score.value)
-    assert math.isnan(score.low)
+    assert (score.value, score.low, score.high) == (0.0, 0.0, 0.0)
 
 
 def test_a_variant_against_itself_differs_by_nothing() -> None:
@@ -97,8 +96,7 @@ def test_drawing_seeds_again_widens_the_interval_when_seeds_differ() -> None:
     assert both.high - both.low > 0.3
 
 
-def test_flips_and_agreement_are_each_other_s_rest() -> None:
-    assert quality.flip_rate([0, 1, 1, 0], [0, 1, 0, 0]) == 0.25
+def test_agreement_is_the_share_of_equal_answers() -> None:
     agreement = quality.agreement([0, 1, 1, 0], [0, 1, 0, 0])
     assert (agreement.metric, agreement.value) == ("agreement", 0.75)
 

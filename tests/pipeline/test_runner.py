@@ -114,7 +114,7 @@ STAGES = {name: FakeStage(fake_stage(name), (lambda _: 3600.0) if name == "measu
 REPLACED = ((graph, "STAGES", STAGES), (runner, "STAGES", STAGES), (runner, "expand", expand))
 
 
-def unchecked(*_: object) -> None:
+def unchecked(*_: object, **__: object) -> None:
     """What the real config is checked for does not exist here."""
 
 
@@ -135,7 +135,7 @@ def executed(root: Path, *, forget: bool = True) -> list[str]:
 
 @pytest.fixture
 def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Workspace:
-    for module, name, value in (*REPLACED, (runner, "_check", unchecked)):
+    for module, name, value in (*REPLACED, (runner, "check", unchecked)):
         monkeypatch.setattr(module, name, value)
     (tmp_path / "orders").mkdir()
     return Workspace.open(tmp_path)
@@ -143,6 +143,10 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Workspace:
 
 def execute(place: Workspace, **changes: Any) -> dict[str, Artifact]:
     return run(FakeRun(**changes), place, reporter=Silent())
+
+
+def finished(place: Workspace) -> dict[str, Artifact]:
+    return place.finished(FakeRun().name, config=FakeRun().model_dump(mode="json"))
 
 
 def order(place: Workspace, stage: str, what: str) -> Path:
@@ -344,7 +348,11 @@ def test_a_full_disk_between_stages_is_transient_too(
 def test_an_artifact_whose_manifest_is_damaged_stops_the_run(place: Workspace) -> None:
     path = execute(place)["first"].path / MANIFEST
     path.write_text(path.read_text()[:40])
-    for ask in (lambda: execute(place), lambda: states(place), lambda: place.finished(FakeRun().name)):
+    for ask in (
+        lambda: execute(place),
+        lambda: states(place),
+        lambda: finished(place),
+    ):
         with pytest.raises(BadArtifact) as refused:
             ask()
         assert str(refused.value).startswith(f"{path} cannot be read (Input data was truncated)")
@@ -408,11 +416,11 @@ def test_plan_leaves_nothing_behind(place: Workspace) -> None:
 
 def test_finished_says_what_is_there_and_refuses_where_nothing_is(place: Workspace) -> None:
     with pytest.raises(BadArtifact) as refused:
-        place.finished(FakeRun().name)
+        finished(place)
     assert str(refused.value) == f"nothing of the run 'fake' is in {place.root}; `retort run` makes it"
     artifacts = execute(place)
     age(artifacts["measure"])
-    assert {label: artifact.digest for label, artifact in place.finished(FakeRun().name).items()} == {
+    assert {label: artifact.digest for label, artifact in finished(place).items()} == {
         label: artifact.digest for label, artifact in artifacts.items()
     }
 
@@ -504,7 +512,7 @@ class Telling(Silent):
 
 def main(root: Path) -> None:
     """What the processes above do."""
-    for module, name, value in (*REPLACED, (runner, "_check", unchecked)):
+    for module, name, value in (*REPLACED, (runner, "check", unchecked)):
         setattr(module, name, value)
     artifacts = run(FakeRun(), Workspace.open(root), reporter=Telling(root))
     print(json.dumps({label: artifact.digest for label, artifact in artifacts.items()}))

@@ -6,7 +6,8 @@ import pytest
 import yaml
 from fakes import tiny_bundle
 
-from pipeline.artifact import Artifact, Manifest, sealed_files, tree_digest, write_json
+from pipeline.artifact import Artifact, Manifest, sealed_files, tree_digest
+from pipeline.config import RunConfig
 from pipeline.errors import BadArtifact, BadRequest
 from pipeline.verification import verify_target
 from pipeline.workspace import Workspace
@@ -56,7 +57,8 @@ def sealed(place: Workspace, key: str) -> Artifact:
 
 
 def record(place: Workspace, **steps: str) -> None:
-    write_json(place.run_folder("a-run") / "run.json", {"steps": {label: {"key": key} for label, key in steps.items()}})
+    config = RunConfig.model_validate(WRITTEN).model_dump(mode="json")
+    place.record("a-run", config=config, steps={label: {"key": key} for label, key in steps.items()})
 
 
 def test_every_artifact_of_a_run_is_read(place: Workspace, config: Path) -> None:

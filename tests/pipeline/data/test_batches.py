@@ -1,11 +1,9 @@
-from itertools import islice
-
 import numpy as np
 import pytest
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
-from pipeline.data.batches import Position, batch_stream, length_batches, pad, padding_share, tokenize
+from pipeline.data.batches import length_batches, pad, padding_share, tokenize
 from pipeline.errors import BadRequest
 
 VOCABULARY = {word: n for n, word in enumerate(("[PAD]", "[UNK]", "[CLS]", "[SEP]", *"abcd"))}
@@ -108,25 +106,6 @@ def test_bucketing_leaves_little_padding_and_keeps_the_order_of_lengths_random(l
 def test_the_padding_share_is_that_of_padded_tokens() -> None:
     assert padding_share([2, 4, 4], [[0, 1], [2]]) == pytest.approx(2 / 12)
     assert padding_share([], []) == 0.0
-
-
-def test_a_stream_resumes_at_a_position_exactly(lengths: np.ndarray) -> None:
-    whole = list(islice(batch_stream(lengths, token_budget=8192, seed=3), 60))
-    position = whole[40][0]
-
-    assert position.epoch > 0
-    assert list(islice(batch_stream(lengths, token_budget=8192, seed=3, start=position), 20)) == whole[40:]
-
-
-def test_a_position_past_the_epochs_end_goes_on_with_the_next() -> None:
-    (position, _), *_ = islice(batch_stream([3, 3], token_budget=6, seed=0, start=Position(0, 1)), 1)
-
-    assert position == Position(1, 0)
-
-
-def test_no_examples_make_no_batches() -> None:
-    assert length_batches([], 10, 0, 0) == []
-    assert list(batch_stream([], token_budget=10, seed=0)) == []
 
 
 def test_an_example_longer_than_the_budget_is_a_bad_request() -> None:

@@ -1,0 +1,317 @@
+"""Export of tiny models: the graph answers as torch does at every shape, and what is not so is an error.
+
+The cases are those of `models.exported_case`: with and without token types, classification and regression.
+"""
+
+import re
+import shutil
+from pathlib import Path
+from typing import Any
+
+import models
+import numpy as np
+import onnx
+import pytest
+import torch
+from models import EXPORTED, ITEMS, LABELS, MAX_LENGTH, Exported, exported_case, sentences, spec_of, tiny_config
+from onnx import TensorProto, helper, numpy_helper
+from safetensors.torch import load_file, save_file
+
+from pipeline import exporting
+from pipeline.errors import BadArtifact
+from serving.bundle import Item, read_bundle
+from serving.engine import Engine, Tokens, check_golden
+
+PAIRS: list[Item] = list(zip(sentences(20, seed=1), sentences(20, seed=2), strict=True))
+
+
+@pytest.fixture(params=EXPORTED)
+def exported(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Exported:
+    return exported_case(request.param, tmp_path_factory.getbasetemp())
+
+
+@pytest.fixture
+def bert(tmp_path_factory: pytest.TempPathFactory) -> Exported:
+    return exported_case("bert", tmp_path_factory.getbasetemp())
+
+
+def reseal(bundle: Path, exported: Exported, graph: onnx.ModelProto) -> Engine:
+    """The bundle with another graph, whole by its digests."""
+    onnx.save(graph, bundle / "model.onnx")
+    exporting.seal_bundle(
+        bundle, model=exported.model, spec=spec_of(exported.model, EXPORTED[exported.family]), items=ITEMS
+    )
+    return Engine(read_bundle(bundle), threads=1)
+
+
+# -- the graph equals torch --------------------------------------------------------------------------------------------
+
+
+def test_the_graph_answers_as_torch_on_real_texts(exported: Exported) -> None:
+    parity = exporting.check_parity(exported.engine(), exported.model, ITEMS)
+
+    assert (parity.texts, parity.labels_differ) == (40, 0)
+    assert 0 < parity.max_abs_difference <= 1e-4
+    logits_NC = exported.engine().logits(ITEMS)
+    assert logits_NC.shape == (40, max(1, len(EXPORTED[exported.family])))
+    assert logits_NC.std(axis=0).min() > 0.1  # different texts, different answers: equality says something
+
+
+def test_the_graph_answers_as_torch_on_pairs(bert: Exported, tmp_path: Path) -> None:
+    bundle = bert.copy(tmp_path / "pairs")
+    exporting.seal_bundle(bundle, model=bert.model, spec=spec_of(bert.model, LABELS, texts_per_item=2), items=PAIRS)
+
+    engine = Engine(read_bundle(bundle), threads=1)
+    exporting.check_parity(engine, bert.model, PAIRS)
+
+    tokens = engine.encode(PAIRS)
+    one_text = [Tokens(one.ids, [0] * len(one.ids)) for one in tokens]
+    assert max(np.abs(engine.run([a]) - engine.run([b])).max() for a, b in zip(tokens, one_text, strict=True)) > 0.1
+
+
+def test_shapes_the_export_never_saw_are_answered_as_by_torch(exported: Exported) -> None:
+    exporting.check_shapes(exported.engine(), exported.model, vocabulary=exported.model.config.vocab_size)
+
+
+@pytest.mark.parametrize(("batch", "length"), [(1, 1), (2, 1), (1, 64), (5, 16), (9, 33)])
+def test_every_batch_and_length_is_answered_as_by_torch(exported: Exported, batch: int, length: int) -> None:
+    generator = np.random.default_rng(batch * 100 + length)
+    ids_BL = generator.integers(5, exported.model.config.vocab_size, (batch, length))
+    mask_BL = np.ones((batch, length), np.int64)
+    mask_BL[-1, (length + 1) // 2 :] = 0
+
+    with torch.inference_mode():
+        wanted = exported.model(
+            input_ids=torch.from_numpy(np.where(mask_BL, ids_BL, exported.model.config.pad_token_id)),
+            attention_mask=torch.from_numpy(mask_BL),
+        ).logits.numpy()
+    lengths = mask_BL.sum(axis=1)
+    found = exported.engine().run([Tokens(ids_BL[i, :n].tolist(), [0] * n) for i, n in enumerate(lengths)])
+
+    np.testing.assert_allclose(found, wanted, atol=1e-4)
+
+
+def test_the_golden_answers_are_torchs_own_and_hold(exported: Exported) -> None:
+    bundle = read_bundle(exported.bundle)
+
+    check_golden(exported.engine())
+
+    assert bundle.golden.items == [list(item) for item in ITEMS[:8]]
+    assert bundle.golden.tolerance == 1e-4
+    encodings = exporting.encode(exported.bundle / "tokenizer.json", ITEMS[:8], max_length=MAX_LENGTH)
+    torch_NC = exporting.torch_logits(exported.model, encodings, bundle.spec)
+    np.testing.assert_array_equal(np.asarray(bundle.golden.logits, np.float32), torch_NC)
+
+
+def test_texts_are_cut_and_tokenized_alike_on_both_sides(exported: Exported) -> None:
+    long = [("a good story " * 30,), ("bad",)]
+    found = exporting.encode(exported.bundle / "tokenizer.json", long, max_length=MAX_LENGTH)
+    assert found == exported.engine().encode(long)
+    assert len(found[0].ids) == MAX_LENGTH
+
+
+# -- what the file is --------------------------------------------------------------------------------------------------
+
+
+def test_the_inputs_are_those_the_family_makes_use_of(exported: Exported) -> None:
+    names = [node.name for node in onnx.load(exported.bundle / "model.onnx").graph.input]
+    types = ["token_type_ids"] if exported.family == "bert" else []
+    assert names == ["input_ids", "attention_mask", *types] == list(read_bundle(exported.bundle).spec.graph_inputs)
+
+
+@pytest.mark.parametrize("family", models.FAMILIES)
+def test_token_types_are_an_input_for_bert_alone(family: str) -> None:
+    assert ("token_type_ids" in exporting.graph_inputs(tiny_config(family))) == (family == "bert")
+
+
+def test_every_dimension_but_the_labels_is_a_symbol(exported: Exported) -> None:
+    graph = onnx.load(exported.bundle / "model.onnx").graph
+    shapes = {node.name: [d.dim_param or d.dim_value for d in node.type.tensor_type.shape.dim] for node in graph.input}
+    assert set(map(tuple, shapes.values())) == {("batch", "length")}
+    (output,) = graph.output
+    assert output.name == "logits"
+    assert output.type.tensor_type.shape.dim[0].dim_param == "batch"
+
+
+def test_the_model_is_one_file_the_runtime_loads(exported: Exported) -> None:
+    graph = onnx.load(exported.bundle / "model.onnx", load_external_data=False)
+    onnx.checker.check_model(graph)
+    assert graph.ir_version == 10
+    assert [(entry.domain, entry.version) for entry in graph.opset_import if not entry.domain] == [("", 20)]
+    assert {file.suffix for file in exported.bundle.iterdir()} == {".onnx", ".json", ".yaml", ".sha256"}
+
+
+def test_the_bytes_do_not_depend_on_when_and_where_they_were_made(bert: Exported, tmp_path: Path) -> None:
+    again = exporting.load_model(shutil.copytree(bert.folder, tmp_path / "elsewhere"))
+
+    exporting.export_onnx(again, tmp_path / "again.onnx", inputs=exporting.graph_inputs(again.config))
+
+    content = (tmp_path / "again.onnx").read_bytes()
+    assert content == (bert.bundle / "model.onnx").read_bytes()
+    assert b"site-packages" not in content
+    assert str(Path.cwd()).encode() not in content
+
+
+def test_the_model_is_exported_in_fp32_whatever_it_was_stored_in(bert: Exported, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(bert.folder, tmp_path / "half"))
+    weights = {name: weight.half() for name, weight in load_file(folder / "model.safetensors").items()}
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+
+    model = exporting.load_model(folder)
+
+    assert {weight.dtype for weight in model.parameters()} == {torch.float32}
+    assert model.config._attn_implementation == "eager"
+    assert not model.training
+
+
+@pytest.mark.parametrize(
+    ("max_length", "buckets"), [(8, (8,)), (16, (16,)), (128, (16, 32, 64, 128)), (100, (16, 32, 64, 100))]
+)
+def test_buckets_end_at_the_longest_input(max_length: int, buckets: tuple[int, ...]) -> None:
+    assert exporting.buckets_up_to(max_length) == buckets
+
+
+# -- what is wrong is an error -----------------------------------------------------------------------------------------
+
+
+def test_a_graph_with_other_weights_is_refused_with_the_worst_text(bert: Exported, tmp_path: Path) -> None:
+    graph = onnx.load(bert.bundle / "model.onnx")
+    (bias,) = (tensor for tensor in graph.graph.initializer if tensor.name == "classifier.bias")
+    bias.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(bias) + np.array([0.5, 0], np.float32), bias.name))
+    engine = reseal(tmp_path_copy(bert, tmp_path), bert, graph)
+
+    with pytest.raises(BadArtifact) as refused:
+        exporting.check_parity(engine, bert.model, ITEMS)
+
+    wanted = re.compile(
+        re.escape(f"{engine.bundle.path}: the ONNX graph differs from torch by 0.5 (allowed: 0.0001), ")
+        + r"(\d+) of 40 labels differ; worst text: '(.{1,80})'"
+    )
+    match = wanted.fullmatch(str(refused.value))
+    assert match
+    assert any(item[0].startswith(match[2]) for item in ITEMS)
+
+
+def test_a_difference_just_above_the_bound_is_refused_and_one_below_is_not(bert: Exported, tmp_path: Path) -> None:
+    def shifted(by: float) -> Engine:
+        graph = onnx.load(bert.bundle / "model.onnx")
+        (bias,) = (tensor for tensor in graph.graph.initializer if tensor.name == "classifier.bias")
+        bias.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(bias) + np.float32(by), bias.name))
+        return reseal(tmp_path_copy(bert, tmp_path), bert, graph)
+
+    exporting.check_parity(shifted(0.5e-4), bert.model, ITEMS)
+    with pytest.raises(
+        BadArtifact, match=r"differs from torch by 0\.000\d+ \(allowed: 0\.0001\), 0 of 40 labels differ"
+    ):
+        exporting.check_parity(shifted(1.5e-4), bert.model, ITEMS)
+
+
+def tmp_path_copy(exported: Exported, tmp_path: Path) -> Path:
+    return exported.copy(tmp_path / f"bundle-{len(list(tmp_path.iterdir()))}")
+
+
+@pytest.mark.parametrize(
+    ("wanted", "found", "differ"),
+    [
+        ([[1.0, 0.0]], [[0.0, 1.0]], 1),
+        ([[1.0, 0.0]], [[0.9, 0.1]], 0),
+        ([[0.0001, 0.0]], [[0.0, 0.0001]], 0),  # closer to each other than rounding: a tie
+        ([[0.00021, 0.0]], [[0.0, 0.00021]], 1),
+        ([[1.0, 0.0], [0.0, 1.0], [0.0, 1.0]], [[0.0, 1.0], [1.0, 0.0], [0.0, 1.0]], 2),
+        ([[1.0]], [[-1.0]], 0),  # regression has no labels
+    ],
+)
+def test_labels_differ_where_torch_was_clear(wanted: list[list[float]], found: list[list[float]], differ: int) -> None:
+    assert exporting._labels_differ(np.array(wanted, np.float32), np.array(found, np.float32)) == differ
+
+
+@pytest.mark.parametrize(
+    ("largest", "allowed"), [(0.0, 1e-4), (3.0, 1e-4), (20.0, 1e-4), (200.0, 1e-3), (1000.0, 5e-3)]
+)
+def test_large_outputs_may_differ_by_the_same_share(largest: float, allowed: float) -> None:
+    assert exporting.tolerance_for(np.array([[0.5], [-largest]], np.float32)) == pytest.approx(allowed)
+
+
+class Specialised:
+    """An engine whose graph is wrong at one shape, as one is that remembers a dimension of its example."""
+
+    def __init__(self, engine: Engine, *, batch: int) -> None:
+        self._engine, self._batch = engine, batch
+        self.bundle = engine.bundle
+
+    def run(self, tokens: list[Tokens]) -> Any:
+        return self._engine.run(tokens) + (0.25 if len(tokens) == self._batch else 0)
+
+
+@pytest.mark.parametrize(("batch", "length"), exporting.UNSEEN_SHAPES)
+def test_a_graph_that_is_wrong_at_one_shape_only_is_refused(bert: Exported, batch: int, length: int) -> None:
+    wrong: Any = Specialised(bert.engine(), batch=batch)
+    with pytest.raises(BadArtifact) as refused:
+        exporting.check_shapes(wrong, bert.model, vocabulary=bert.model.config.vocab_size)
+    assert str(refused.value) == (
+        f"{bert.bundle}: at batch {batch}, length {length} with padding the graph differs from torch by 0.25 "
+        "(allowed: 0.0001); a dimension was specialised in the export"
+    )
+
+
+def small_graph(
+    path: Path, *, input_dims: list[Any], output_dims: list[Any], ir: int = 10, opset: int = 20, external: bool = False
+) -> Path:
+    weight = numpy_helper.from_array(np.zeros((300, 2), np.float32), "weight")
+    graph = helper.make_graph(
+        [
+            helper.make_node("Gather", ["weight", "input_ids"], ["all"]),
+            helper.make_node("ReduceSum", ["all", "one"], ["logits"], keepdims=0),
+        ],
+        "small",
+        [helper.make_tensor_value_info("input_ids", TensorProto.INT64, input_dims)],
+        [helper.make_tensor_value_info("logits", TensorProto.FLOAT, output_dims)],
+        [weight, numpy_helper.from_array(np.array([1], np.int64), "one")],
+    )
+    model = helper.make_model(graph, ir_version=ir, opset_imports=[helper.make_opsetid("", opset)])
+    onnx.save(model, path, save_as_external_data=external, location="weights.bin", size_threshold=100)
+    return path
+
+
+DYNAMIC: dict[str, Any] = {"input_dims": ["batch", "length"], "output_dims": ["batch", 2]}
+
+
+def test_a_dynamic_graph_in_one_file_passes(tmp_path: Path) -> None:
+    exporting.check_graph(small_graph(tmp_path / "model.onnx", **DYNAMIC))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (
+            {"input_dims": [2, "length"]},
+            "input input_ids has a fixed batch or length ['', 'length']; the export specialised it",
+        ),
+        (
+            {"input_dims": ["batch", 16]},
+            "input input_ids has a fixed batch or length ['batch', '']; the export specialised it",
+        ),
+        ({"input_dims": ["batch"]}, "input input_ids has a fixed batch or length ['batch']; the export specialised it"),
+        ({"output_dims": [2, 2]}, "output logits has a fixed batch; the export specialised it"),
+        ({"ir": 14}, "IR 14, opset 20; onnxruntime loads up to IR 13, opset 26"),
+        ({"opset": 27}, "IR 10, opset 27; onnxruntime loads up to IR 13, opset 26"),
+        ({"external": True}, "weight lies outside the file; export with external_data=False"),
+    ],
+)
+def test_a_graph_that_cannot_ship_is_refused(changes: dict[str, Any], message: str, tmp_path: Path) -> None:
+    path = small_graph(tmp_path / "model.onnx", **{**DYNAMIC, **changes})
+    with pytest.raises(BadArtifact) as refused:
+        exporting.check_graph(path)
+    assert str(refused.value) == f"{path}: {message}"
+    assert refused.value.exit_code == 65
+
+
+def test_a_model_that_fixes_its_batch_is_caught_by_the_export_itself(tmp_path: Path) -> None:
+    class TwoOnly(torch.nn.Module):
+        """Its answer has two rows whatever it is asked."""
+
+        def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
+            return (input_ids * attention_mask).float().sum() * torch.ones(2, 2)
+
+    with pytest.raises(BadArtifact, match="output logits has a fixed batch; the export specialised it"):
+        exporting.export_onnx(TwoOnly().eval(), tmp_path / "model.onnx", inputs=("input_ids", "attention_mask"))

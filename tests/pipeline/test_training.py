@@ -1,0 +1,419 @@
+"""The training loop: what is minimised, what is kept, and that an interrupted run equals one that was not."""
+
+import math
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from pydantic import ValidationError
+from torch import Tensor, nn
+
+from pipeline import training
+from pipeline.errors import BadRequest
+from pipeline.progress import Silent
+from pipeline.training import Checkpoints, Optimization, Work, fit
+
+STEPS = 25
+TIMED = {"tokens_per_s"}
+
+
+class Killed(BaseException):
+    """What a kill looks like from inside."""
+
+
+class Said(Silent):
+    """Keeps the lines."""
+
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+
+    def line(self, text: str) -> None:
+        self.lines.append(text)
+
+
+def network(*, dropout: float = 0.0) -> nn.Module:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(6, 8), nn.Tanh(), nn.Dropout(dropout), nn.LayerNorm(8), nn.Linear(8, 1))
+
+
+def data_at(step: int) -> tuple[Tensor, Tensor]:
+    """A batch that depends on the step alone."""
+    x_ND = torch.randn(16, 6, generator=torch.Generator().manual_seed(step))
+    return x_ND, x_ND[:, :1] - 0.5 * x_ND[:, 1:2]
+
+
+def work_on(
+    module: nn.Module,
+    *,
+    steps: int = STEPS,
+    killed_at: int | None = None,
+    after_step: Callable[[int], bool] = lambda _: False,
+    state: dict[str, Any] | None = None,
+) -> Work:
+    def loss_at(step: int) -> tuple[dict[str, Tensor], int]:
+        if step == killed_at:
+            raise Killed
+        x_ND, y_N1 = data_at(step)
+        error_N1 = module(x_ND) - y_N1
+        return {"square": error_N1.square().mean(), "absolute": 0.1 * error_N1.abs().mean()}, 16
+
+    return Work("train", module, steps, loss_at, after_step, {} if state is None else state)
+
+
+def trained(
+    folder: Path,
+    *,
+    dropout: float = 0.0,
+    every_s: float = 1e9,
+    optimization: Optimization | None = None,
+    **changes: Any,
+) -> tuple[nn.Module, list[dict[str, float]]]:
+    module = network(dropout=dropout)
+    history = fit(
+        work_on(module, **changes),
+        optimization or Optimization(learning_rate=0.05),
+        checkpoints=Checkpoints(folder, every_s=every_s),
+        reporter=Silent(),
+    )
+    return module, history
+
+
+def untimed(history: list[dict[str, float]]) -> list[dict[str, float]]:
+    return [{name: value for name, value in row.items() if name not in TIMED} for row in history]
+
+
+def assert_equal(one: nn.Module, other: nn.Module) -> None:
+    pairs = zip(one.state_dict().items(), other.state_dict().items(), strict=True)
+    assert all(name == its and torch.equal(weight, weight_of_it) for (name, weight), (its, weight_of_it) in pairs)
+
+
+def files(folder: Path) -> list[str]:
+    return sorted(file.name for file in folder.iterdir())
+
+
+# -- learning ----------------------------------------------------------------------------------------------------------
+
+
+def test_the_loss_falls(tmp_path: Path) -> None:
+    _, history = trained(tmp_path, steps=60)
+    assert history[-1]["loss"] < 0.5 * history[0]["loss"]
+
+
+def test_what_is_minimised_is_the_sum_of_the_terms_by_adamw(tmp_path: Path) -> None:
+    """Against the same five steps written out with torch alone."""
+    optimization = Optimization(learning_rate=0.05, weight_decay=0.1, clip_norm=0.3)
+    module, _ = trained(tmp_path, steps=5, optimization=optimization)
+
+    plain = network()
+    matrices = [weight for weight in plain.parameters() if weight.ndim == 2]
+    vectors = [weight for weight in plain.parameters() if weight.ndim == 1]
+    adam = torch.optim.AdamW(
+        [{"params": matrices, "weight_decay": 0.1}, {"params": vectors, "weight_decay": 0.0}],
+        betas=(0.9, 0.999),
+        eps=1e-6,
+    )
+    for step, rate in enumerate([0.05, 0.05, 0.0375, 0.025, 0.0125]):
+        x_ND, y_N1 = data_at(step)
+        error_N1 = plain(x_ND) - y_N1
+        adam.zero_grad()
+        (error_N1.square().mean() + 0.1 * error_N1.abs().mean()).backward()
+        nn.utils.clip_grad_norm_(plain.parameters(), 0.3)
+        for group in adam.param_groups:
+            group["lr"] = rate
+        adam.step()
+
+    for weight, wanted in zip(module.parameters(), plain.parameters(), strict=True):
+        torch.testing.assert_close(weight, wanted, atol=1e-6, rtol=1e-5)
+
+
+def test_frozen_parameters_stay(tmp_path: Path) -> None:
+    module = network()
+    module[0].requires_grad_(requires_grad=False)
+
+    fit(work_on(module), Optimization(learning_rate=0.05), checkpoints=Checkpoints(tmp_path), reporter=Silent())
+
+    assert torch.equal(module[0].weight, network()[0].weight)
+    assert not torch.equal(module[4].weight, network()[4].weight)
+
+
+def test_the_first_every_tenth_and_the_last_step_are_rows_of_the_history(tmp_path: Path) -> None:
+    _, history = trained(tmp_path)
+
+    assert [row["step"] for row in history] == [1, 10, 20, 25]
+    assert [row["tokens"] for row in history] == [16, 160, 320, 400]
+    names = ["step", "tokens", "square", "absolute", "loss", "learning_rate", "grad_norm", "tokens_per_s"]
+    assert [list(row) for row in history] == [names] * 4
+    assert history[0]["loss"] == pytest.approx(history[0]["square"] + history[0]["absolute"])
+    assert all(type(value) in (int, float) for row in history for value in row.values())
+
+
+def test_training_ends_where_after_step_says_so(tmp_path: Path) -> None:
+    seen: list[int] = []
+
+    def stop_at_twelve(done: int) -> bool:
+        seen.append(done)
+        return done == 12
+
+    module, history = trained(tmp_path, after_step=stop_at_twelve)
+    twelve, _ = trained(tmp_path / "plain", after_step=lambda done: done == 12)
+
+    assert seen == list(range(1, 13))
+    assert [row["step"] for row in history] == [1, 10]
+    assert_equal(module, twelve)
+
+
+# -- the learning rate -------------------------------------------------------------------------------------------------
+
+
+def test_the_rate_climbs_to_its_peak_and_falls_to_zero_in_straight_lines() -> None:
+    optimization = Optimization(learning_rate=1.0, warmup_share=0.2)
+    rates = [optimization.rate_at(step, 10) for step in range(10)]
+    assert rates == pytest.approx([0.5, 1.0, 1.0, 0.875, 0.75, 0.625, 0.5, 0.375, 0.25, 0.125])
+    assert optimization.rate_at(10, 10) == 0
+
+
+@pytest.mark.parametrize("warmup_share", [0.0, 0.1, 0.99])
+@pytest.mark.parametrize("steps", [1, 2, 3, 100])
+def test_no_step_is_taken_at_a_rate_of_zero_or_above_the_peak(warmup_share: float, steps: int) -> None:
+    optimization = Optimization(learning_rate=0.3, warmup_share=warmup_share)
+    rates = [optimization.rate_at(step, steps) for step in range(steps)]
+    assert all(0 < rate <= 0.3 for rate in rates)
+    assert max(rates) == 0.3
+
+
+def test_the_rate_in_the_history_is_the_one_used(tmp_path: Path) -> None:
+    _, history = trained(tmp_path)
+    optimization = Optimization(learning_rate=0.05)
+    assert [row["learning_rate"] for row in history] == [optimization.rate_at(step, STEPS) for step in (0, 9, 19, 24)]
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [{"learning_rate": 0}, {"warmup_share": 1}, {"weight_decay": -1}, {"adam_beta2": 1}, {"clip_norm": 0}, {"lr": 1}],
+)
+def test_settings_that_cannot_work_are_refused(settings: dict[str, float]) -> None:
+    with pytest.raises(ValidationError):
+        Optimization.model_validate(settings)
+
+
+# -- losses that are not finite ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("poison", "said"), [(math.nan, "nan"), (math.inf, "inf")])
+def test_a_loss_that_is_not_finite_ends_training_with_the_way_out(poison: float, said: str, tmp_path: Path) -> None:
+    module = network()
+
+    def loss_at(step: int) -> tuple[dict[str, Tensor], int]:
+        value = module(data_at(step)[0]).square().mean() * 0 + 0.25
+        return {"fine": value, "sick": value * 0 + (poison if step == 9 else 0.0)}, 16
+
+    with pytest.raises(BadRequest) as refused:
+        fit(
+            Work("distill", module, STEPS, loss_at),
+            Optimization(),
+            checkpoints=Checkpoints(tmp_path, every_s=0),
+            reporter=Silent(),
+        )
+
+    assert str(refused.value) == (
+        f"distill: the loss is {said} at step 10 ({{'fine': 0.25, 'sick': {said}}}); "
+        "try a lower optimization.learning_rate or a longer optimization.warmup_share, "
+        "and look for odd texts in the data"
+    )
+    assert refused.value.exit_code == 64
+
+
+# -- checkpoints and resume --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.5], ids=["no dropout", "dropout"])
+@pytest.mark.parametrize("killed_at", [1, 10, 13, 24])
+def test_a_run_that_was_killed_goes_on_to_the_very_same_end(killed_at: int, dropout: float, tmp_path: Path) -> None:
+    wanted, history = trained(tmp_path / "whole", dropout=dropout)
+
+    with pytest.raises(Killed):
+        trained(tmp_path / "cut", dropout=dropout, every_s=0, killed_at=killed_at)
+    torch.rand(5)  # another process has another random state
+    resumed, found = trained(tmp_path / "cut", dropout=dropout)
+
+    assert_equal(resumed, wanted)
+    assert untimed(found) == untimed(history)
+
+
+def test_dropout_would_show_a_random_state_that_was_not_restored(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The test above can fail."""
+    wanted, _ = trained(tmp_path / "whole", dropout=0.5)
+    with pytest.raises(Killed):
+        trained(tmp_path / "cut", dropout=0.5, every_s=0, killed_at=13)
+    monkeypatch.setattr(torch, "set_rng_state", lambda _: None)
+
+    resumed, _ = trained(tmp_path / "cut", dropout=0.5)
+
+    assert not torch.equal(resumed[0].weight, wanted[0].weight)
+
+
+def test_a_run_killed_twice_goes_on_from_where_it_was(tmp_path: Path) -> None:
+    wanted, history = trained(tmp_path / "whole", dropout=0.5)
+
+    for killed_at in (7, 19):
+        with pytest.raises(Killed):
+            trained(tmp_path / "cut", dropout=0.5, every_s=0, killed_at=killed_at)
+    resumed, found = trained(tmp_path / "cut", dropout=0.5)
+
+    assert_equal(resumed, wanted)
+    assert untimed(found) == untimed(history)
+
+
+def test_the_callers_own_state_comes_back(tmp_path: Path) -> None:
+    """As early stopping keeps it: scores so far and the best weights."""
+
+    def run(folder: Path, killed_at: int | None) -> dict[str, Any]:
+        module = network()
+        state: dict[str, Any] = {"scores": [], "best": {}}
+
+        def after_step(done: int) -> bool:
+            if done % 5 == 0:
+                state["best"] = {name: weight.clone() for name, weight in module.state_dict().items()}
+                state["scores"].append(float(module[0].weight.sum().detach()))
+            return len(state["scores"]) == 4
+
+        fit(
+            work_on(module, killed_at=killed_at, after_step=after_step, state=state),
+            Optimization(learning_rate=0.05),
+            checkpoints=Checkpoints(folder, every_s=0),
+            reporter=Silent(),
+        )
+        return state
+
+    wanted = run(tmp_path / "whole", None)
+    with pytest.raises(Killed):
+        run(tmp_path / "cut", 12)
+    found = run(tmp_path / "cut", None)
+
+    assert found["scores"] == wanted["scores"]
+    assert len(found["scores"]) == 4
+    assert all(torch.equal(weight, wanted["best"][name]) for name, weight in found["best"].items())
+    assert found["tokens"] == wanted["tokens"] == 20 * 16
+
+
+def test_a_run_that_was_done_but_not_sealed_is_not_trained_again(tmp_path: Path) -> None:
+    wanted, history = trained(tmp_path, every_s=0)
+    again, found = trained(tmp_path, every_s=0, killed_at=0)
+    assert_equal(again, wanted)
+    assert untimed(found) == untimed(history)
+
+
+def test_a_resumed_run_says_so(tmp_path: Path) -> None:
+    with pytest.raises(Killed):
+        trained(tmp_path, every_s=0, killed_at=13)
+    said = Said()
+
+    fit(work_on(network()), Optimization(), checkpoints=Checkpoints(tmp_path, every_s=1e9), reporter=said)
+
+    assert said.lines == ["  train: resumed after step 13 of 25"]
+
+
+def test_the_last_two_checkpoints_are_kept_and_nothing_else(tmp_path: Path) -> None:
+    trained(tmp_path, every_s=0)
+    assert files(tmp_path) == ["step-00000024.pt", "step-00000025.pt"]
+
+
+def test_no_checkpoint_is_written_before_its_time(tmp_path: Path) -> None:
+    trained(tmp_path / "none", every_s=1e9)
+    assert not (tmp_path / "none").exists()
+
+
+def test_a_checkpoint_that_was_being_written_is_ignored(tmp_path: Path) -> None:
+    wanted, _ = trained(tmp_path / "whole")
+    with pytest.raises(Killed):
+        trained(tmp_path / "cut", every_s=0, killed_at=13)
+    half = (tmp_path / "cut" / "step-00000013.pt").read_bytes()[:1000]
+    (tmp_path / "cut" / "partial.pt").write_bytes(half)
+
+    resumed, _ = trained(tmp_path / "cut", every_s=0)
+
+    assert_equal(resumed, wanted)
+    assert files(tmp_path / "cut") == ["step-00000024.pt", "step-00000025.pt"]
+
+
+@pytest.mark.parametrize("kept_bytes", [0, 10, 1000, 4000])
+def test_a_newest_checkpoint_that_cannot_be_read_gives_way_to_the_one_before(kept_bytes: int, tmp_path: Path) -> None:
+    wanted, _ = trained(tmp_path / "whole")
+    with pytest.raises(Killed):
+        trained(tmp_path / "cut", every_s=0, killed_at=13)
+    newest = tmp_path / "cut" / "step-00000013.pt"
+    newest.write_bytes(newest.read_bytes()[:kept_bytes])
+
+    state = Checkpoints(tmp_path / "cut").latest()
+    resumed, _ = trained(tmp_path / "cut")
+
+    assert state is not None
+    assert state["step"] == 12
+    assert_equal(resumed, wanted)
+
+
+def test_no_folder_and_no_readable_file_mean_no_checkpoint(tmp_path: Path) -> None:
+    assert Checkpoints(tmp_path / "nowhere").latest() is None
+    (tmp_path / "step-00000001.pt").write_bytes(b"")
+    assert Checkpoints(tmp_path).latest() is None
+
+
+def test_a_checkpoint_is_never_half_there_under_its_own_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def save_half(_: object, path: Path) -> None:
+        Path(path).write_bytes(b"half")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(torch, "save", save_half)
+    with pytest.raises(OSError, match="No space left"):
+        Checkpoints(tmp_path).save({"step": 1}, step=1)
+
+    assert list(tmp_path.glob("step-*")) == []
+
+
+def test_a_process_killed_by_the_system_goes_on_where_it_was(tmp_path: Path) -> None:
+    wanted, history = trained(tmp_path / "whole", dropout=0.5, steps=1500)
+    script = textwrap.dedent(
+        f"""
+        import sys
+        sys.path[:0] = {[str(Path(training.__file__).parents[1]), str(Path(__file__).parent)]!r}
+        from pathlib import Path
+        from test_training import trained
+        trained(Path({str(tmp_path / "cut")!r}), dropout=0.5, steps=1500, every_s=0)
+        """
+    )
+    process = subprocess.Popen([sys.executable, "-c", script])
+    deadline = time.monotonic() + 60
+    while not (tmp_path / "cut").exists() or not list((tmp_path / "cut").glob("step-*.pt")):
+        assert process.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL
+    state = Checkpoints(tmp_path / "cut").latest()
+
+    resumed, found = trained(tmp_path / "cut", dropout=0.5, steps=1500)
+
+    assert state is not None
+    assert 0 < state["step"] < 1500
+    assert_equal(resumed, wanted)
+    assert untimed(found) == untimed(history)
+
+
+# -- precision ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("here", [True, False])
+def test_autocast_lowers_the_precision_where_the_machine_has_bf16(here: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(training, "bf16_on", lambda _device: here)
+    with training.autocast("cpu"):
+        product = torch.ones(2, 2) @ torch.ones(2, 2)
+    assert product.dtype == (torch.bfloat16 if here else torch.float32)
