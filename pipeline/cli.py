@@ -179,11 +179,16 @@ def serve(
     threads: Annotated[
         int | None, typer.Option(help="Threads of one inference; default: what the cgroup allows.")
     ] = None,
+    queue: Annotated[int, typer.Option(min=1, help="Requests that may wait; more are answered 503.")] = 64,
+    drain_s: Annotated[float, typer.Option(min=0, help="Seconds to serve on after SIGTERM (Kubernetes: 15).")] = 0.0,
+    cache: Annotated[
+        Path | None, typer.Option(help="Where downloaded versions are kept; default: in the workspace.")
+    ] = None,
     workspace: Root = WORKSPACE,
 ) -> None:
     """Serve a registered model (its alias is followed) or a bundle folder over HTTP.
 
-    Examples:  retort serve models:/demo@champion --port 8000
+    Examples:  retort serve models:/retort-demo@champion --port 8000
 
       curl -s localhost:8000/classify -H 'content-type: application/json' -d '{"texts": ["Draw a bar plot."]}'
     """
@@ -201,8 +206,10 @@ def serve(
         host=host,
         port=port,
         tracking_uri=uri or default_uri(workspace.resolve()),
-        cache=workspace / "cache" / "served",
+        cache=cache or workspace / "cache" / "served",
         threads=threads,
+        queue=queue,
+        drain_s=drain_s,
     )
 
 

@@ -15,7 +15,7 @@ import msgspec
 
 from pipeline.artifact import Artifact
 from pipeline.config import RunConfig
-from pipeline.progress import Reporter, track
+from pipeline.progress import Reporter, track_items
 from pipeline.records import Record
 from pipeline.tasks import ALL, TUNING, TaskSplits
 
@@ -54,7 +54,7 @@ class Tools:
 
     def progress(self, items: Iterable[T], what: str, total: int | None) -> Iterable[T]:
         """`items`, with a bar: what data loading takes."""
-        return track(self.reporter, items, what, total, "items")
+        return track_items(self.reporter, items, what, total)
 
 
 @dataclass(frozen=True)

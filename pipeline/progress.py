@@ -85,6 +85,11 @@ def track(reporter: Reporter, items: Iterable[T], title: str, total: int | None,
             bar.advance()
 
 
+def track_items(reporter: Reporter, items: Iterable[T], what: str, total: int | None) -> Iterator[T]:
+    """`items`, with a bar: in the form that data loading takes once the reporter is given."""
+    return track(reporter, items, what, total, "items")
+
+
 class _NoBar:
     def advance(self, n: float = 1, *, note: str = "") -> None:
         pass

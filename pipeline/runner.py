@@ -4,7 +4,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,10 +14,9 @@ from pipeline.artifact import EVIDENCE, Artifact, Manifest, sealed_files, tree_d
 from pipeline.build import git_state
 from pipeline.checks import check
 from pipeline.config import RunConfig
-from pipeline.data.progress import silent
 from pipeline.errors import BadArtifact, BadRequest
 from pipeline.graph import STAGES, Inputs, Source, Step, Tools, canonical, code_identity, expand, step_key, versions
-from pipeline.progress import Console, Reporter, Silent
+from pipeline.progress import Console, Reporter, Silent, track_items
 from pipeline.store import key_lock, trouble_is_transient
 from pipeline.tasks import TUNING
 from pipeline.workspace import Workspace
@@ -75,7 +74,7 @@ def run(
     steps = _wanted(config, until=until, only=only)
     check(config, cache=workspace.cache)
     reporter = reporter or Console(workspace.run_folder(config.name) / "events.jsonl")
-    session = _Session(workspace, reporter, before_work=_before_work(config, steps, workspace))
+    session = _Session(workspace, reporter, before_work=_before_work(config, steps, workspace, reporter))
     report: dict[str, Any] = {}
     with trouble_is_transient(workspace.root):
         for step in steps:
@@ -194,7 +193,9 @@ def _fresh(step: Step, artifact: Artifact) -> bool:
     return age.total_seconds() < fresh_for(step.config)
 
 
-def _before_work(config: RunConfig, steps: Sequence[Step], workspace: Workspace) -> Callable[[], None]:
+def _before_work(
+    config: RunConfig, steps: Sequence[Step], workspace: Workspace, reporter: Reporter
+) -> Callable[[], None]:
     """What must hold before the first step is executed; a finished run is shown from any checkout.
 
     A whole run also reads the task's tuning splits once, which the cache keeps: a missing column shows before an hour
@@ -209,7 +210,8 @@ def _before_work(config: RunConfig, steps: Sequence[Step], workspace: Workspace)
         if whole:
             register.check(config.register)
         if whole and len(steps) == len(expand(config)):
-            export.check(config.export, config.task.load(workspace.cache, silent, TUNING))
+            progress = partial(track_items, reporter)
+            export.check(config.export, config.task.load(workspace.cache, progress, TUNING))
 
     return before
 

@@ -81,9 +81,9 @@ def command(
     A folder that `retort run` exported:
         python -m serving runs/demo/student-int8
     The registered champion; follows the alias to each new version:
-        python -m serving models:/demo@champion --tracking-uri sqlite:///mlflow.db
+        python -m serving models:/retort-demo@champion --tracking-uri sqlite:///mlflow.db
     In a container:
-        python -m serving models:/demo@champion --host 0.0.0.0 --cache /tmp/models --drain-s 15
+        python -m serving models:/retort-demo@champion --host 0.0.0.0 --cache /tmp/models --drain-s 15
 
     \b
     Then:
