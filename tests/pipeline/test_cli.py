@@ -268,7 +268,9 @@ def test_a_bug_keeps_its_stack_trace(retort: Retort, config: Path, monkeypatch: 
 
 def test_an_interrupt_ends_a_real_process_with_130_and_says_how_to_go_on(config: Path) -> None:
     script = (
-        "import sys, time, pipeline.runner\n"
+        "import signal, sys, time, pipeline.runner\n"
+        # a shell that starts the tests in the background lets them inherit an ignored SIGINT
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
         "from pipeline.cli import main\n"
         "pipeline.runner.run = lambda *_, **__: (print('at work', flush=True), time.sleep(60))\n"
         f"sys.argv = ['retort', 'run', {str(config)!r}]\n"
