@@ -18,7 +18,7 @@ def serving(*arguments: str, **environment: str) -> "subprocess.CompletedProcess
 def test_help_teaches_by_example() -> None:
     told = serving("--help")
     assert told.returncode == 0
-    assert "python -m serving models:/demo@champion --tracking-uri sqlite:///mlflow.db" in told.stdout
+    assert "python -m serving models:/retort-demo@champion --tracking-uri sqlite:///mlflow.db" in told.stdout
     assert """curl localhost:8080/classify -d '{"texts": ["what a fine day"]}'""" in told.stdout
 
 
