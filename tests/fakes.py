@@ -6,12 +6,14 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 
+from pipeline.artifact import Manifest, SealedFile, tree_digest
 from serving.bundle import Bundle, Golden, Item, ServingSpec, read_bundle, seal_core
 
 WEIGHT = 8.0
@@ -160,3 +162,21 @@ def _work_nodes(constants: dict[str, np.ndarray], *, size: int) -> list[onnx.Nod
         helper.make_node("Sub", ["smallest", "smallest"], ["nothing"]),
         helper.make_node("Add", ["plain_NC", "nothing"], ["logits"]),
     ]
+
+
+def manifest_of(key: str, files: dict[str, SealedFile], **changes: Any) -> Manifest:
+    """A manifest over `files` as a stage leaves it; what a test cares about is given, the rest is plain."""
+    plain: dict[str, Any] = {
+        "stage": "distill",
+        "label": key,
+        "inputs": {},
+        "config": {},
+        "code": "c",
+        "versions": {},
+        "git": {},
+        "machine": {},
+        "finished_at": "2026-01-01T00:00:00+00:00",
+        "seconds": 1.0,
+        "facts": {},
+    }
+    return Manifest(key=key, digest=tree_digest(files), files=files, **{**plain, **changes})

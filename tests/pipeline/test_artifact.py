@@ -6,11 +6,11 @@ from pathlib import Path
 
 import msgspec
 import pytest
+from fakes import manifest_of
 
 from pipeline.artifact import (
     MANIFEST,
     Artifact,
-    Manifest,
     read_artifact,
     sealed_files,
     tree_digest,
@@ -37,21 +37,8 @@ def digest_of(folder: Path) -> str:
 def sealed(tmp_path: Path) -> Artifact:
     folder = lay(tmp_path / "distill-1", FILES)
     files = sealed_files(folder)
-    manifest = Manifest(
-        stage="distill",
-        label="distill",
-        key="distill-1",
-        digest=tree_digest(files),
-        inputs={"teacher": "t"},
-        config={"seed": 0},
-        code="c",
-        versions={},
-        git={},
-        machine={},
-        finished_at="2026-01-01T00:00:00+00:00",
-        seconds=1.0,
-        facts={"parameters": 3},
-        files=files,
+    manifest = manifest_of(
+        "distill-1", files, label="distill", inputs={"teacher": "t"}, config={"seed": 0}, facts={"parameters": 3}
     )
     write_json(folder / MANIFEST, manifest)
     return read_artifact(folder)

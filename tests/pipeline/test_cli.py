@@ -10,9 +10,9 @@ from typing import Any, NamedTuple
 
 import pytest
 import yaml
-from fakes import tiny_bundle
+from fakes import manifest_of, tiny_bundle
 
-from pipeline.artifact import Artifact, Manifest, sealed_files, tree_digest, write_json
+from pipeline.artifact import Artifact, sealed_files, write_json
 from pipeline.cli import app, main
 from pipeline.config import RunConfig
 from pipeline.errors import FINAL_EXIT_CODES, BadArtifact, BadRequest, Failure, GateFailed, Inconclusive, Transient
@@ -80,22 +80,7 @@ def sealed(workspace: Path, label: str, files: dict[str, str], facts: dict[str, 
     for name, content in files.items():
         (out / name).write_text(content)
     listed = sealed_files(out)
-    manifest = Manifest(
-        stage=stage,
-        label=label,
-        key=key,
-        digest=tree_digest(listed),
-        inputs={},
-        config={},
-        code="c",
-        versions={},
-        git={},
-        machine={},
-        finished_at="2026-01-01T00:00:00+00:00",
-        seconds=1.25,
-        facts=facts or {},
-        files=listed,
-    )
+    manifest = manifest_of(key, listed, stage=stage, label=label, seconds=1.25, facts=facts or {})
     write_json(workspace / "runs" / "a-run" / "run.json", {"config": CANONICAL, "steps": {label: {"key": key}}})
     return store.publish(key, manifest)
 

@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 import yaml
-from fakes import tiny_bundle
+from fakes import manifest_of, tiny_bundle
 
-from pipeline.artifact import Artifact, Manifest, sealed_files, tree_digest
+from pipeline.artifact import Artifact, sealed_files
 from pipeline.config import RunConfig
 from pipeline.errors import BadArtifact, BadRequest
 from pipeline.verification import verify_target
@@ -37,22 +37,7 @@ def sealed(place: Workspace, key: str) -> Artifact:
     out = place.store.partial(key)
     (out / "weights").write_text(key)
     files = sealed_files(out)
-    manifest = Manifest(
-        stage="distill",
-        label=key,
-        key=key,
-        digest=tree_digest(files),
-        inputs={},
-        config={},
-        code="c",
-        versions={},
-        git={},
-        machine={},
-        finished_at="2026-01-01T00:00:00+00:00",
-        seconds=1.0,
-        facts={},
-        files=files,
-    )
+    manifest = manifest_of(key, files)
     return place.store.publish(key, manifest)
 
 
