@@ -61,7 +61,7 @@ def tokenize(items: Iterable[Item], *, tokenizer: Any, max_length: int) -> Token
 
     `tokenizer` is a tokenizers.Tokenizer or a transformers fast tokenizer; it is copied, not changed.
     """
-    fast = _copy(getattr(tokenizer, "backend_tokenizer", tokenizer), max_length=max_length)
+    fast = truncating(tokenizer, max_length=max_length)
     ids: list[Ids] = [np.empty(0, np.int32)]
     types: list[npt.NDArray[np.int8]] = [np.empty(0, np.int8)]
     remaining = iter(items)
@@ -73,8 +73,10 @@ def tokenize(items: Iterable[Item], *, tokenizer: Any, max_length: int) -> Token
     return Tokens(np.concatenate(ids), np.concatenate(types), starts)
 
 
-def _copy(tokenizer: Any, *, max_length: int) -> Any:
-    copy = type(tokenizer).from_str(tokenizer.to_str())
+def truncating(tokenizer: Any, *, max_length: int) -> Any:
+    """A copy of the fast tokenizer (tokenizers.Tokenizer) that cuts to `max_length` and pads nothing."""
+    fast = getattr(tokenizer, "backend_tokenizer", tokenizer)
+    copy = type(fast).from_str(fast.to_str())
     copy.enable_truncation(max_length, strategy="longest_first")
     copy.no_padding()
     return copy

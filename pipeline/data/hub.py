@@ -1,5 +1,6 @@
 """The Hugging Face hub: ids of models and data sets resolved to a commit; data sets read at that commit."""
 
+import contextlib
 import functools
 import re
 from collections.abc import Iterator
@@ -8,7 +9,7 @@ from typing import Any, Literal
 
 from pipeline.data.reading import dataset_table, datasets_cache
 from pipeline.data.table import Table, missing_column
-from pipeline.errors import BadRequest, Transient
+from pipeline.errors import BadArtifact, BadRequest, Transient
 
 COMMIT = re.compile(r"[0-9a-f]{40}")
 TIMEOUT_S = 10.0
@@ -60,10 +61,35 @@ def stream_hub(
     repository: str, *, config: str | None, revision: str, split: str, column: str, where: str
 ) -> Iterator[object]:
     """A column of one split, read only as far as it is asked for."""
-    for row in _load(repository, config, where=where, revision=revision, split=split, streaming=True):
-        if column not in row:
-            raise missing_column(column, where=where, columns=tuple(row))
-        yield row[column]
+    rows = _load(repository, config, where=where, revision=revision, split=split, streaming=True)
+    with _downloading(where):
+        for row in rows:
+            if column not in row:
+                raise missing_column(column, where=where, columns=tuple(row))
+            yield row[column]
+
+
+@contextlib.contextmanager
+def _downloading(where: str) -> Iterator[None]:
+    """A stream opens its files as it comes to them, long after `load_dataset` returned."""
+    import httpx2
+    from datasets.exceptions import DatasetsError
+
+    try:
+        yield
+    except (httpx2.HTTPError, OSError) as error:
+        raise _no_download(where, error) from error
+    except (DatasetsError, ValueError) as error:
+        reason = (str(error).splitlines() or ["no details"])[0]
+        raise BadArtifact(
+            f"{where} cannot be read ({type(error).__name__}: {reason}): choose another revision"
+        ) from error
+
+
+def _no_download(where: str, error: Exception) -> Transient:
+    return Transient(
+        f"{where} cannot be downloaded ({type(error).__name__}): try again later, or give local files (kind: files)"
+    )
 
 
 def _load(repository: str, config: str | None, *, where: str, **options: Any) -> Any:
@@ -77,6 +103,4 @@ def _load(repository: str, config: str | None, *, where: str, **options: Any) ->
     except (ValueError, RuntimeError) as error:
         raise BadRequest(f"{where} cannot be loaded: {str(error).splitlines()[0]}") from error
     except OSError as error:
-        raise Transient(
-            f"{where} cannot be downloaded ({type(error).__name__}): try again later, or give local files (kind: files)"
-        ) from error
+        raise _no_download(where, error) from error

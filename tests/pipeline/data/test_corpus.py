@@ -43,6 +43,14 @@ def test_limits_are_upper_bounds(tmp_path: Path, cache: Path, limits: dict[str, 
     assert list(corpus(kind="files", files=str(tmp_path / "a.txt"), **limits).texts(cache, silent)) == expected
 
 
+@pytest.mark.parametrize("limits", [{"max_texts": 2}, {"max_words": 6}])
+def test_limits_hold_anew_whenever_the_text_is_read_again(tmp_path: Path, cache: Path, limits: dict[str, int]) -> None:
+    (tmp_path / "a.txt").write_text("a a\nb b b\nc c\n")
+    source = corpus(kind="files", files=str(tmp_path / "a.txt"), **limits)
+
+    assert [list(source.texts(cache, silent)) for _ in range(3)] == [["a a", "b b b"]] * 3
+
+
 def test_what_lies_past_the_limit_is_never_read(tmp_path: Path, cache: Path) -> None:
     whole = lzma.compress("".join(f"line {n} {hash(str(n))}\n" for n in range(200_000)).encode(), preset=0)
     (tmp_path / "cut.txt.xz").write_bytes(whole[: len(whole) // 2])

@@ -1,10 +1,12 @@
+from collections.abc import Iterator
+from pathlib import Path
 from types import SimpleNamespace
 
 import httpx2
 import pytest
 
-from pipeline.data.hub import resolve_commit
-from pipeline.errors import BadRequest, Transient
+from pipeline.data.hub import resolve_commit, stream_hub
+from pipeline.errors import BadArtifact, BadRequest, Transient
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
@@ -61,4 +63,35 @@ def test_an_id_that_is_none_is_a_bad_request() -> None:
 
     assert str(caught.value) == (
         "the hub has no data set not a//valid id at revision v1: check the id and the revision, or log in"
+    )
+
+
+def streamed(repository: str) -> Iterator[object]:
+    return stream_hub(repository, config=None, revision=COMMIT, split="train", column="text", where="text (of a test)")
+
+
+def test_a_column_is_streamed_file_by_file_as_far_as_it_is_asked_for(tmp_path: Path) -> None:
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "train-0.jsonl").write_text('{"text": "one"}\n{"text": "two"}\n')
+    (tmp_path / "data" / "train-1.jsonl").write_text("not json")
+    rows = streamed(str(tmp_path / "data"))
+
+    assert [next(rows), next(rows)] == ["one", "two"]
+    with pytest.raises(BadArtifact, match=r"^text \(of a test\) cannot be read \(.*\): choose another revision$"):
+        next(rows)
+
+
+def test_a_hub_that_goes_away_while_text_is_read_is_transient(monkeypatch: pytest.MonkeyPatch) -> None:
+    def rows(*_: object, **__: object) -> Iterator[dict[str, str]]:
+        yield {"text": "one"}
+        raise httpx2.ReadTimeout("no answer")
+
+    monkeypatch.setattr("datasets.load_dataset", rows)
+    values = streamed("owner/text")
+
+    assert next(values) == "one"
+    with pytest.raises(Transient) as caught:
+        next(values)
+    assert str(caught.value) == (
+        "text (of a test) cannot be downloaded (ReadTimeout): try again later, or give local files (kind: files)"
     )
