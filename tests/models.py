@@ -6,6 +6,7 @@ and normalisation are drawn too, so that none is forgotten unseen.
 
 import shutil
 import string
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -14,10 +15,12 @@ from typing import Any
 import numpy as np
 
 from pipeline import exporting
+from pipeline.data.layout import Layout, TextBatch
 from serving.bundle import Item, ServingSpec, read_bundle
 from serving.engine import Engine
 
-FAMILIES = ("bert", "roberta", "xlm-roberta", "distilbert")
+FAMILIES = ("bert", "roberta", "xlm-roberta", "distilbert")  # what is fine-tuned and exported
+ENCODERS = (*FAMILIES, "electra", "deberta-v2", "modernbert")  # what is distilled
 WORDS = [
     "a",
     "and",
@@ -86,7 +89,9 @@ def tiny_tokenizer(family: str) -> Any:
     from transformers import BertTokenizer, DistilBertTokenizer, RobertaTokenizer, XLMRobertaTokenizer
 
     letters = string.ascii_lowercase
-    if family in ("bert", "distilbert"):
+    if family in ("deberta-v2", "modernbert"):
+        return _unigram(letters) if family == "deberta-v2" else _byte_level(letters)
+    if family in ("bert", "distilbert", "electra"):
         pieces = (
             "[PAD]",
             "[UNK]",
@@ -97,7 +102,7 @@ def tiny_tokenizer(family: str) -> Any:
             *letters,
             *(f"##{letter}" for letter in letters),
         )
-        wordpiece = BertTokenizer if family == "bert" else DistilBertTokenizer
+        wordpiece = DistilBertTokenizer if family == "distilbert" else BertTokenizer
         return wordpiece(vocab={piece: index for index, piece in enumerate(dict.fromkeys(pieces))})
     special = ("<s>", "<pad>", "</s>", "<unk>", "<mask>")
     if family == "roberta":
@@ -109,12 +114,77 @@ def tiny_tokenizer(family: str) -> Any:
     return XLMRobertaTokenizer(vocab=[(piece, -float(index)) for index, piece in enumerate((*special, *spelled))])
 
 
+def _unigram(letters: str) -> Any:
+    from transformers import DebertaV2Tokenizer
+
+    special = ("[PAD]", "[CLS]", "[SEP]", "[UNK]", "[MASK]")
+    scored = [(f"▁{word}", -float(index)) for index, word in enumerate(WORDS, start=1) if len(word) > 1]
+    spelled = [(piece, -100.0) for piece in ("▁", *letters)]
+    return DebertaV2Tokenizer(vocab=[*((piece, 0.0) for piece in special), *scored, *spelled])
+
+
+def _byte_level(letters: str) -> Any:
+    """As ModernBERT's: no class of its own, and a first word without a space before it."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
+    from transformers import PreTrainedTokenizerFast
+
+    special = ("[UNK]", "[CLS]", "[SEP]", "[PAD]", "[MASK]")
+    merges = list(dict.fromkeys((f"Ġ{word}"[:end], word[end - 1]) for word in WORDS for end in range(1, len(word) + 1)))
+    pieces = (*special, "Ġ", *letters, *("".join(pair) for pair in merges))
+    ids = {piece: index for index, piece in enumerate(dict.fromkeys(pieces))}
+    core = Tokenizer(models.BPE(vocab=ids, merges=merges))
+    core.pre_tokenizer, core.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
+    core.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]",
+        pair="[CLS] $A [SEP] $B [SEP]",
+        special_tokens=[(piece, ids[piece]) for piece in ("[CLS]", "[SEP]")],
+    )
+    names = dict(zip(("unk_token", "cls_token", "sep_token", "pad_token", "mask_token"), special, strict=True))
+    return PreTrainedTokenizerFast(tokenizer_object=core, model_input_names=["input_ids", "attention_mask"], **names)
+
+
+# What makes a tiny encoder of these families behave as the published ones: DeBERTa-v3's relative positions, an ELECTRA
+# with narrow embeddings, and a ModernBERT whose windows are shorter than the texts.
+_OF_FAMILY: dict[str, dict[str, Any]] = {
+    "deberta-v2": {
+        "relative_attention": True,
+        "position_buckets": 8,
+        "pos_att_type": ["p2c", "c2p"],
+        "share_att_key": True,
+        "norm_rel_ebd": "layer_norm",
+        "position_biased_input": False,
+        "type_vocab_size": 0,
+    },
+    "electra": {"embedding_size": 32},
+    "modernbert": {"local_attention": 8},
+}
+
+
+def text_batch(family: str, texts: Sequence[str], *, packed: bool = False) -> TextBatch:
+    """The texts as one batch of unlabelled text: padded (no mask where all are of one length), or end to end."""
+    tokenizer = tiny_tokenizer(family)
+    rows = [np.array(row) for row in tokenizer(list(texts)).input_ids]
+    lengths, documents = tuple(len(row) for row in rows), tuple(range(len(rows)))
+    if packed:
+        positions = np.concatenate([np.arange(length) for length in lengths])
+        return TextBatch(np.concatenate(rows)[None], None, positions[None], Layout.packed(lengths), documents)
+    longest = max(lengths)
+    mask = (np.arange(longest) < np.array(lengths)[:, None]).astype(np.int64)
+    ids = np.stack([np.pad(row, (0, longest - len(row)), constant_values=tokenizer.pad_token_id) for row in rows])
+    layout = Layout.padded(lengths, columns=longest)
+    return TextBatch(ids, None if mask.all() else mask, None, layout, documents)
+
+
 def tiny_config(family: str, *, layers: int = 2, width: int = 48, heads: int = 4, **changes: Any) -> Any:
     """A config of the family that fits `tiny_tokenizer`."""
     from transformers import AutoConfig
 
     tokenizer = tiny_tokenizer(family)
-    config = AutoConfig.for_model(family, vocab_size=len(tokenizer), pad_token_id=tokenizer.pad_token_id)
+    fields = {"vocab_size": len(tokenizer), "pad_token_id": tokenizer.pad_token_id, **_OF_FAMILY.get(family, {})}
+    if family == "modernbert":  # which works out at once which of its layers have windows
+        fields = {**fields, "num_hidden_layers": layers, "layer_types": changes.pop("layer_types", None)}
+        fields |= {"cls_token_id": 1, "sep_token_id": 2, "bos_token_id": 1, "eos_token_id": 2}
+    config = AutoConfig.for_model(family, **fields)
     config.num_hidden_layers, config.hidden_size, config.num_attention_heads = layers, width, heads
     config.max_position_embeddings = 80
     config.initializer_range = 0.5
@@ -135,6 +205,15 @@ def tiny_encoder(family: str = "bert", *, seed: int = 0, **changes: Any) -> Any:
     return _stirred(AutoModel.from_config(tiny_config(family, **changes))).eval()
 
 
+def tiny_masked_lm(family: str = "bert", *, seed: int = 0, **changes: Any) -> Any:
+    """A random masked language model in eval mode."""
+    import torch
+    from transformers import AutoModelForMaskedLM
+
+    torch.manual_seed(seed)
+    return _stirred(AutoModelForMaskedLM.from_config(tiny_config(family, **changes))).eval()
+
+
 def _stirred(model: Any) -> Any:
     """With vectors that are not all zeros or ones."""
     import torch
@@ -148,6 +227,13 @@ def _stirred(model: Any) -> Any:
 def encoder_folder(folder: Path, family: str = "bert", *, seed: int = 0, **changes: Any) -> Path:
     """The random base encoder with its tokenizer, saved as the hub would hold it."""
     tiny_encoder(family, seed=seed, **changes).save_pretrained(folder)
+    tiny_tokenizer(family).save_pretrained(folder)
+    return folder
+
+
+def masked_lm_folder(folder: Path, family: str = "bert", *, seed: int = 0, **changes: Any) -> Path:
+    """The random masked language model with its tokenizer, saved as the hub would hold it."""
+    tiny_masked_lm(family, seed=seed, **changes).save_pretrained(folder)
     tiny_tokenizer(family).save_pretrained(folder)
     return folder
 

@@ -1,31 +1,29 @@
 """The one place that knows how each family of encoders is built: where its layers, projections and hidden states are.
 
-A *tap* names one tensor a layer computes: ("query" | "key" | "value" | "hidden", layer), layers 1-based. `reading`
-cuts a model to
-what the wanted taps need, so that nothing is computed which no objective reads, and puts it back together afterwards.
+A *tap* names one tensor a layer computes: ("query" | "key" | "value" | "hidden", layer), layers 1-based.
 
-Shapes: B batch, L tokens, D hidden.
+- query, key, value: the projections of the layer's input with their bias, before heads are split and before any rotary
+  turn (ModernBERT); of DeBERTa-v2 the content projections, not those of relative positions.
+- hidden: the layer's output, which the next layer reads; of DeBERTa-v2's first layer behind the convolution where there
+  is one. Of the last layer what the encoder ends with and a head reads: in ModernBERT behind the final normalisation.
 """
 
-from collections.abc import Callable, Collection, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
-from operator import attrgetter
-from typing import TYPE_CHECKING, Any, Literal
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
 
 from pipeline.errors import BadRequest
 
-if TYPE_CHECKING:
-    import torch
-
-Tap = tuple[Literal["query", "key", "value", "hidden"], int]
+Kind = Literal["query", "key", "value", "hidden"]
+Tap = tuple[Kind, int]
 PROJECTIONS: tuple[Literal["query", "key", "value"], ...] = ("query", "key", "value")
+FULL, SLIDING = "full_attention", "sliding_attention"  # as transformers calls them in `layer_types`
 
 
 @dataclass(frozen=True)
 class Family:
-    """Attribute paths inside the base model (`layers`), one layer (`query`, `key`, `value`) and the config
-    (`feed_forward`)."""
+    """Attribute paths inside the base model (`layers`, `pooler`, `shared`, `first_output`, `last_output`), one layer
+    (`query`, `key`, `value`, `before`, `stacked`) and the config (`feed_forward`, `dropouts`, `layer_count`)."""
 
     layers: str
     query: str
@@ -34,6 +32,29 @@ class Family:
     feed_forward: str
     dropouts: tuple[str, ...]
     layer_count: str = "num_hidden_layers"
+    before: str = ""  # what a layer runs before its projections
+    stacked: Mapping[str, int] = field(default_factory=dict)  # projections that are several matrices, row under row
+    pooler: str = ""  # what runs behind the layers and no tap reads
+    shared: Mapping[str, Any] = field(default_factory=dict)  # what only whole layers read: what to put in its place
+    first_output: str = ""  # what makes the first layer's hidden states, where that is not the layer
+    last_output: str = ""  # the same of the last layer
+    returns_tuple: bool = False  # a layer returns (hidden states, ...)
+    sdpa: bool = True  # attention goes through transformers' attention functions
+    windows: bool = False  # some layers attend within a sliding window
+    head_multiple: int = 1  # a head's channels come in groups of so many
+    positions_after_padding: bool = False  # position ids start behind the padding id
+
+    def path(self, kind: Kind) -> str:
+        """Where a layer keeps the projection of this kind."""
+        paths = {"query": self.query, "key": self.key, "value": self.value}
+        return paths[kind]
+
+    def rows(self, kind: Kind, count: int) -> slice:
+        """Which of the `count` output channels of `path(kind)` are of this kind: all, or its part of a fused one."""
+        if self.path(kind) not in self.stacked:
+            return slice(0, count)
+        part, size = ("query", "key", "value").index(kind), count // 3
+        return slice(part * size, (part + 1) * size)
 
 
 _BERT = Family(
@@ -43,7 +64,9 @@ _BERT = Family(
     value="attention.self.value",
     feed_forward="intermediate_size",
     dropouts=("hidden_dropout_prob", "attention_probs_dropout_prob"),
+    pooler="pooler",
 )
+_ROBERTA = replace(_BERT, positions_after_padding=True)
 _DISTILBERT = Family(
     layers="transformer.layer",
     query="attention.q_lin",
@@ -53,7 +76,45 @@ _DISTILBERT = Family(
     dropouts=("dropout", "attention_dropout"),
     layer_count="n_layers",
 )
-FAMILIES: dict[str, Family] = {"bert": _BERT, "roberta": _BERT, "xlm-roberta": _BERT, "distilbert": _DISTILBERT}
+_DEBERTA_V2 = Family(
+    layers="encoder.layer",
+    query="attention.self.query_proj",
+    key="attention.self.key_proj",
+    value="attention.self.value_proj",
+    feed_forward="intermediate_size",
+    dropouts=("hidden_dropout_prob", "attention_probs_dropout_prob"),
+    shared={
+        "encoder.relative_attention": False,
+        "encoder.rel_embeddings": None,
+        "encoder.LayerNorm": None,
+        "encoder.conv": None,
+    },
+    first_output="encoder.conv",
+    returns_tuple=True,
+    sdpa=False,
+)
+_MODERNBERT = Family(
+    layers="layers",
+    query="attn.Wqkv",
+    key="attn.Wqkv",
+    value="attn.Wqkv",
+    feed_forward="intermediate_size",
+    dropouts=("attention_dropout", "embedding_dropout", "mlp_dropout"),
+    before="attn_norm",
+    stacked={"attn.Wqkv": 3, "mlp.Wi": 2},
+    last_output="final_norm",
+    windows=True,
+    head_multiple=2,
+)
+FAMILIES: dict[str, Family] = {
+    "bert": _BERT,
+    "roberta": _ROBERTA,
+    "xlm-roberta": _ROBERTA,
+    "distilbert": _DISTILBERT,
+    "electra": _BERT,
+    "deberta-v2": _DEBERTA_V2,
+    "modernbert": _MODERNBERT,
+}
 
 
 def family_of(model_type: str) -> Family:
@@ -96,67 +157,34 @@ def reads_token_types(config: Any) -> bool:
     return int(getattr(config, "type_vocab_size", 0)) > 1
 
 
-@contextmanager
-def reading(model: Any, taps: Collection[Tap]) -> "Iterator[Callable[[], dict[Tap, torch.Tensor]]]":
-    """Cut `model` (a base encoder) above the highest layer read, and yield a function that hands over the last
-    forward's taps.
-
-    Where only projections of the highest layer are read, the rest of that layer is skipped too. On leaving, every
-    layer and the pooler are back in place.
-    """
-    from torch import nn
-
-    family = family_of(model.config.model_type)
-    parent_path, _, name = family.layers.rpartition(".")
-    parent = attrgetter(parent_path)(model)
-    layers, pooler = getattr(parent, name), getattr(model, "pooler", None)
-    highest = max(layer for _, layer in taps)
-    kept: list[nn.Module] = list(layers)[:highest]
-    if all(kind != "hidden" for kind, layer in taps if layer == highest):
-        kept[-1] = _projections_only(kept[-1], family)
-    seen: dict[Tap, torch.Tensor] = {}
-    hooks = [_hook(layers[layer - 1], family, (kind, layer), seen) for kind, layer in taps]
-    setattr(parent, name, nn.ModuleList(kept))
-    if pooler is not None:
-        model.pooler = None
-
-    def take() -> "dict[Tap, torch.Tensor]":
-        taken = dict(seen)
-        seen.clear()
-        return taken
-
-    try:
-        yield take
-    finally:
-        for hook in hooks:
-            hook.remove()
-        setattr(parent, name, layers)
-        if pooler is not None:
-            model.pooler = pooler
+def first_position(config: Any) -> int:
+    """The position id of a document's first token: 0, or in RoBERTa's families the one behind the padding id."""
+    if not family_of(config.model_type).positions_after_padding:
+        return 0
+    return int(getattr(config, "pad_token_id", None) or 0) + 1
 
 
-def _projections_only(layer: Any, family: Family) -> Any:
-    """A layer that runs its Q, K and V projections (whose hooks see them) and nothing else."""
-    from torch import nn
-
-    class ProjectionsOnly(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.projections = nn.ModuleList([attrgetter(getattr(family, name))(layer) for name in PROJECTIONS])
-
-        def forward(self, hidden_states_BLD: Any, *_: Any, **__: Any) -> Any:
-            for projection in self.projections:
-                projection(hidden_states_BLD)
-            return hidden_states_BLD
-
-    return ProjectionsOnly()
+def attention_kinds(config: Any) -> tuple[str, ...]:
+    """FULL or SLIDING for every layer; the hub's ModernBERT configs give an interval instead of the list."""
+    family = family_of(config.model_type)
+    layers = range(getattr(config, family.layer_count))
+    if not family.windows:
+        return tuple(FULL for _ in layers)
+    if given := getattr(config, "layer_types", None):
+        return tuple(given)
+    every = getattr(config, "global_attn_every_n_layers", 3)
+    return tuple(SLIDING if layer % every else FULL for layer in layers)
 
 
-def _hook(layer: Any, family: Family, tap: Tap, seen: "dict[Tap, torch.Tensor]") -> Any:
-    kind = tap[0]
-    module = layer if kind == "hidden" else attrgetter(getattr(family, kind))(layer)
-
-    def keep(_module: Any, _inputs: Any, output_BLD: Any) -> None:
-        seen[tap] = output_BLD
-
-    return module.register_forward_hook(keep)
+def check_taps(config: Any, taps: Collection[Tap]) -> None:
+    """BadRequest where a projection is read in a layer with a sliding window: its relations span a window, not the
+    text."""
+    kinds = attention_kinds(config)
+    narrow = sorted({layer for kind, layer in taps if kind != "hidden" and kinds[layer - 1] == SLIDING})
+    if narrow:
+        allowed = ", ".join(str(number) for number, kind in enumerate(kinds, start=1) if kind == FULL)
+        raise BadRequest(
+            f"layer {narrow[0]} of this {config.model_type} encoder attends within a sliding window, so relations "
+            f"between its queries, keys and values do not span the text; its full-attention layers are "
+            f"{allowed or 'none'}"
+        )

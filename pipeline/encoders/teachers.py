@@ -14,7 +14,7 @@ from pydantic import model_validator
 
 from pipeline.data.digests import file_digests
 from pipeline.data.hub import resolve_commit
-from pipeline.encoders.families import Shape, family_of, shape_of
+from pipeline.encoders.families import Shape, family_of, first_position, shape_of
 from pipeline.errors import BadArtifact, BadRequest, Transient
 from pipeline.quiet import quiet_transformers
 from pipeline.records import Record
@@ -125,25 +125,47 @@ def shape_in(folder: Path) -> Shape:
 
 def positions_in(folder: Path) -> int:
     """The longest input of the encoder in a model folder; RoBERTa's families count from after the padding id."""
-    config = read_config(folder)
-    positions, pad_id = config.get("max_position_embeddings", 512), config.get("pad_token_id") or 0
-    return int(positions) - (int(pad_id) + 1 if "roberta" in str(config.get("model_type")) else 0)
+    config = SimpleNamespace(**read_config(folder))
+    return int(getattr(config, "max_position_embeddings", 512)) - first_position(config)
+
+
+def stored_weights(folder: Path) -> frozenset[str]:
+    """The names of the weights in a model folder, from the headers of its files alone; BadArtifact where they cannot be
+    read."""
+    from safetensors import SafetensorError, safe_open
+
+    names: set[str] = set()
+    for file in sorted(folder.glob("*.safetensors")):
+        try:
+            with safe_open(file, framework="numpy") as weights:
+                names.update(weights.keys())
+        except (SafetensorError, OSError) as error:
+            raise _unreadable(folder, error) from error
+    return frozenset(names)
 
 
 def load_encoder(folder: Path) -> Any:
-    """The base encoder in fp32 (transformers 5 would keep the stored dtype), in eval mode.
+    """The base encoder in fp32, in eval mode; see `load_weights`. A pooler may be missing, as in many masked language
+    models: no objective reads it."""
+    from transformers import AutoModel
+
+    return load_weights(folder, AutoModel, may_miss="pooler.")
+
+
+def load_weights(folder: Path, kind: Any, *, may_miss: str = "\0") -> Any:
+    """A model of this kind (one of transformers' auto classes) in fp32 (transformers 5 would keep the stored dtype), in
+    eval mode.
 
     Raises BadArtifact where the weights cannot be read, or where transformers would draw a part at random because it is
-    missing or of another size. A pooler may be missing, as in many masked language models: no objective reads it.
+    missing or of another size, but for names that start with `may_miss`.
     """
     import torch
     from safetensors import SafetensorError
-    from transformers import AutoModel
 
     quiet_transformers()
     torch.manual_seed(0)  # what is missing is drawn the same in every process
     try:
-        model, found = AutoModel.from_pretrained(
+        model, found = kind.from_pretrained(
             folder,
             dtype=torch.float32,
             use_safetensors=True,
@@ -151,16 +173,28 @@ def load_encoder(folder: Path) -> Any:
             local_files_only=True,
             ignore_mismatched_sizes=True,
             output_loading_info=True,
+            **_said_by_weights(folder),
         )
     except (SafetensorError, OSError) as error:
-        raise BadArtifact(f"{folder}: the weights cannot be read: {str(error).strip().splitlines()[0]}") from error
+        raise _unreadable(folder, error) from error
     unfit = found["missing_keys"] | {name for name, *_ in found["mismatched_keys"]}
-    if unfit := sorted(name for name in unfit if not name.startswith("pooler.")):
+    if unfit := sorted(name for name in unfit if not name.startswith(may_miss)):
         raise BadArtifact(
             f"{folder}: the weights do not fit config.json: {unfit[0]} is missing or differs in size "
             f"({len(unfit)} in all)"
         )
     return model.eval()
+
+
+def _said_by_weights(folder: Path) -> dict[str, Any]:
+    """Settings that the published configs lack: DeBERTa-v3's do not say that their head is of the newer form, and
+    transformers would draw one of the older form at random."""
+    newer = any(name.startswith("lm_predictions.") for name in stored_weights(folder))
+    return {"legacy": False} if newer and read_config(folder).get("model_type") == "deberta-v2" else {}
+
+
+def _unreadable(folder: Path, error: Exception) -> BadArtifact:
+    return BadArtifact(f"{folder}: the weights cannot be read: {str(error).strip().splitlines()[0]}")
 
 
 def load_tokenizer(folder: Path) -> Any:

@@ -19,7 +19,14 @@ from safetensors.torch import load_file, save_file
 
 from pipeline.data.hub import resolve_commit
 from pipeline.encoders.families import Shape
-from pipeline.encoders.teachers import TeacherConfig, load_encoder, load_tokenizer, shape_in
+from pipeline.encoders.teachers import (
+    TeacherConfig,
+    load_encoder,
+    load_tokenizer,
+    positions_in,
+    shape_in,
+    stored_weights,
+)
 from pipeline.errors import BadArtifact, BadRequest, Failure, Transient
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
@@ -57,7 +64,7 @@ def refusal(kind: type[Failure], act: Callable[[], object]) -> str:
 # -- folders -----------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("family", models.FAMILIES)
+@pytest.mark.parametrize("family", models.ENCODERS)
 def test_a_folder_of_every_family_is_a_teacher(family: str, tmp_path: Path) -> None:
     path = encoder_folder(tmp_path / family, family, layers=3)
 
@@ -67,6 +74,29 @@ def test_a_folder_of_every_family_is_a_teacher(family: str, tmp_path: Path) -> N
     assert shape_in(found) == Shape(layers=3, width=48, heads=4, feed_forward=96)
     assert load_encoder(found).config.model_type == family
     assert load_tokenizer(found)("good story").input_ids
+
+
+@pytest.mark.parametrize("family", models.ENCODERS)
+def test_the_longest_input_is_one_the_encoder_can_read(family: str, tmp_path: Path) -> None:
+    folder = encoder_folder(tmp_path / family, family)
+    positions, padding = positions_in(folder), load_encoder(folder).config.pad_token_id
+    assert positions == (80 - padding - 1 if "roberta" in family else 80)
+    ids = torch.full((1, positions), 6)
+    assert load_encoder(folder)(input_ids=ids).last_hidden_state.shape == (1, positions, 48)
+
+
+@pytest.mark.parametrize("family", models.ENCODERS)
+def test_an_encoder_is_loaded_with_sdpa_where_the_family_has_it(family: str, tmp_path: Path) -> None:
+    model = load_encoder(encoder_folder(tmp_path / family, family))
+    assert model.config._attn_implementation == ("eager" if family == "deberta-v2" else "sdpa")
+
+
+def test_the_names_of_stored_weights_are_gathered_from_all_files(folder: Path) -> None:
+    weights = load_file(folder / "model.safetensors")
+    (folder / "model.safetensors").unlink()
+    for name, chosen in (("a", lambda key: "layer" in key), ("b", lambda key: "layer" not in key)):
+        save_file({key: weights[key] for key in weights if chosen(key)}, folder / f"{name}.safetensors")
+    assert stored_weights(folder) == set(weights)
 
 
 def test_a_teacher_may_be_written_as_plain_text() -> None:
@@ -109,7 +139,8 @@ def test_a_model_that_is_no_encoder_is_refused(folder: Path, tmp_path: Path) -> 
     rewrite(folder, model_type="gpt2")
 
     assert refusal(BadRequest, lambda: TeacherConfig(source=str(folder)).folder(tmp_path)) == (
-        "'gpt2' is not an encoder Retort knows; teachers may be of the families bert, distilbert, roberta, xlm-roberta"
+        "'gpt2' is not an encoder Retort knows; teachers may be of the families bert, deberta-v2, distilbert, electra, "
+        "modernbert, roberta, xlm-roberta"
     )
 
 
