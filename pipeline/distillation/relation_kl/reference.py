@@ -1,28 +1,28 @@
 """The golden reference of the relation loss: one sequence at a time, fp64, nothing clever.
 
-Shapes: B batch, L tokens, D width, A relation heads, d = D / A.
+Shapes: N positions, D and E student and teacher width, L tokens of a sequence, A relation heads, d channels of a head.
 """
-
-from collections.abc import Sequence
 
 import torch
 
+from pipeline.data.layout import Layout
+
 
 def relation_kl(
-    student_BLD: torch.Tensor, teacher_BLE: torch.Tensor, *, lengths: Sequence[int], relation_heads: int
+    student_ND: torch.Tensor, teacher_NE: torch.Tensor, *, layout: Layout, relation_heads: int
 ) -> torch.Tensor:
-    """Mean over sequences of 1/(A*len) * sum KL(R_teacher || R_student), R = softmax(X X^T / sqrt(d)) (2012.15828,
-    eq. 4-6).
+    """Sum over sequences of 1/(A*L) * sum KL(R_teacher || R_student), R = softmax(X X^T / sqrt(d)) (2012.15828,
+    eq. 4-6), in fp64.
 
-    Only the first `lengths[b]` tokens of row b exist: padding enters neither rows, nor columns, nor the divisor.
+    Only the layout's positions exist: padding enters neither rows, nor columns, nor the divisor.
     """
     total = torch.zeros((), dtype=torch.float64)
-    for row, length in enumerate(lengths):
-        student = _log_relations(student_BLD[row, :length], relation_heads)
-        teacher = _log_relations(teacher_BLE[row, :length], relation_heads).detach()
-        divergence = (teacher.exp() * (teacher - student)).sum()
+    for start, length in zip(layout.starts, layout.lengths, strict=True):
+        student_ALL = _log_relations(student_ND[start : start + length], relation_heads)
+        teacher_ALL = _log_relations(teacher_NE[start : start + length], relation_heads).detach()
+        divergence = (teacher_ALL.exp() * (teacher_ALL - student_ALL)).sum()
         total = total + divergence / (relation_heads * length)
-    return total / len(lengths)
+    return total
 
 
 def _log_relations(x_LD: torch.Tensor, relation_heads: int) -> torch.Tensor:
