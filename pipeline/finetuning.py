@@ -6,13 +6,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pipeline.checkpoints import Checkpoints
 from pipeline.data.batches import Tokens, length_batches, tokenize
 from pipeline.encoders.families import reads_token_types
 from pipeline.errors import BadArtifact
+from pipeline.losses import Terms
+from pipeline.optimization import Optimization
+from pipeline.precision import autocast
 from pipeline.progress import Reporter
 from pipeline.quiet import quiet_transformers
 from pipeline.tasks import Split, Task, TaskData
-from pipeline.training import Checkpoints, Optimization, Work, autocast, fit
+from pipeline.training import Part, Step, Work, fit
 
 if TYPE_CHECKING:
     import torch
@@ -107,16 +111,20 @@ def finetune(
     ]
     plan = [rows for batches in epochs for rows in batches]
     ends = [sum(map(len, epochs[: epoch + 1])) for epoch in range(schedule.epochs)]
-    state: dict[str, Any] = {"scores": [], "best": {}, "tokens": 0.0}
+    state: dict[str, Any] = {"scores": [], "best": {}}
     torch.manual_seed(schedule.seed)
     model.train()
 
-    def loss_at(step: int) -> "tuple[dict[str, torch.Tensor], int]":
+    def step_at(step: int) -> Step:
         rows = plan[step]
+        positions = len(rows) * max(lengths[row] for row in rows)
+        return Step([rows], tokens=sum(lengths[row] for row in rows), positions=positions)
+
+    def loss(rows: Sequence[int], _parts: Sequence[str], _watch: bool) -> dict[str, Terms]:
         with autocast("cpu"):
             logits = _forward(model, train, rows, pad_id)
         labels = torch.tensor([data.train.labels[row] for row in rows])
-        return {"task": task.loss(logits, labels)}, int(sum(lengths[row] for row in rows))
+        return {"model": Terms({"task": task.loss(logits, labels)})}
 
     def after_step(done: int) -> bool:
         if done not in ends:
@@ -129,8 +137,9 @@ def finetune(
         reporter.line(f"  {title}: epoch {len(scores)} of {schedule.epochs}, dev {task.metric_name} {score:.4f}")
         return len(scores) - 1 - _best(scores) >= schedule.patience
 
-    work = Work(title=title, module=model, steps=len(plan), loss_at=loss_at, after_step=after_step, state=state)
-    history = fit(work, optimization, checkpoints=checkpoints, reporter=reporter)
+    parts = {"model": Part(model, optimization, budget=len(plan))}
+    work = Work(title, parts, "steps", step_at, loss, after_step=after_step, state=state)
+    history = fit(work, checkpoints=checkpoints, reporter=reporter)["model"]
     model.load_state_dict(state["best"])
     model.eval()
     return Outcome(history=history, dev_scores=state["scores"], best_epoch=_best(state["scores"]) + 1)

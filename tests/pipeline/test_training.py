@@ -6,7 +6,8 @@ import subprocess
 import sys
 import textwrap
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +17,15 @@ from pydantic import ValidationError
 from torch import Tensor, nn
 
 from pipeline import training
+from pipeline.checkpoints import Checkpoints
 from pipeline.errors import BadRequest
+from pipeline.losses import Terms
+from pipeline.optimization import Optimization
 from pipeline.progress import Silent
-from pipeline.training import Checkpoints, Optimization, Work, fit
+from pipeline.training import Part, Row, Step, Work, fit
 
 STEPS = 25
-TIMED = {"tokens_per_s"}
+TIMED = {"tokens_per_s", "seconds"}
 
 
 class Killed(BaseException):
@@ -56,33 +60,30 @@ def work_on(
     killed_at: int | None = None,
     after_step: Callable[[int], bool] = lambda _: False,
     state: dict[str, Any] | None = None,
+    optimization: Optimization | None = None,
 ) -> Work:
-    def loss_at(step: int) -> tuple[dict[str, Tensor], int]:
+    def step_at(step: int) -> Step:
         if step == killed_at:
             raise Killed
-        x_ND, y_N1 = data_at(step)
+        return Step([data_at(step)], tokens=16, positions=20)
+
+    def loss(piece: tuple[Tensor, Tensor], _parts: Sequence[str], _watch: bool) -> dict[str, Terms]:
+        x_ND, y_N1 = piece
         error_N1 = module(x_ND) - y_N1
-        return {"square": error_N1.square().mean(), "absolute": 0.1 * error_N1.abs().mean()}, 16
+        return {"model": Terms({"square": error_N1.square().mean(), "absolute": 0.1 * error_N1.abs().mean()})}
 
-    return Work("train", module, steps, loss_at, after_step, {} if state is None else state)
+    parts = {"model": Part(module, optimization or Optimization(learning_rate=0.05), budget=steps)}
+    return Work("train", parts, "steps", step_at, loss, after_step, {} if state is None else state)
 
 
-def trained(
-    folder: Path,
-    *,
-    dropout: float = 0.0,
-    every_s: float = 1e9,
-    optimization: Optimization | None = None,
-    **changes: Any,
-) -> tuple[nn.Module, list[dict[str, float]]]:
+def fitted(work: Work, folder: Path, *, every_s: float = 1e9) -> list[dict[str, float]]:
+    """The history of a work of one part."""
+    return fit(work, checkpoints=Checkpoints(folder, every_s=every_s), reporter=Silent())["model"]
+
+
+def trained(folder: Path, *, dropout: float = 0.0, every_s: float = 1e9, **changes: Any) -> tuple[nn.Module, list[Row]]:
     module = network(dropout=dropout)
-    history = fit(
-        work_on(module, **changes),
-        optimization or Optimization(learning_rate=0.05),
-        checkpoints=Checkpoints(folder, every_s=every_s),
-        reporter=Silent(),
-    )
-    return module, history
+    return module, fitted(work_on(module, **changes), folder, every_s=every_s)
 
 
 def untimed(history: list[dict[str, float]]) -> list[dict[str, float]]:
@@ -119,7 +120,7 @@ def test_what_is_minimised_is_the_sum_of_the_terms_by_adamw(tmp_path: Path) -> N
         betas=(0.9, 0.999),
         eps=1e-6,
     )
-    for step, rate in enumerate([0.05, 0.05, 0.0375, 0.025, 0.0125]):
+    for step, rate in enumerate([0.05, 0.4 / 9, 0.3 / 9, 0.2 / 9, 0.1 / 9]):
         x_ND, y_N1 = data_at(step)
         error_N1 = plain(x_ND) - y_N1
         adam.zero_grad()
@@ -137,7 +138,7 @@ def test_frozen_parameters_stay(tmp_path: Path) -> None:
     module = network()
     module[0].requires_grad_(requires_grad=False)
 
-    fit(work_on(module), Optimization(learning_rate=0.05), checkpoints=Checkpoints(tmp_path), reporter=Silent())
+    fitted(work_on(module), tmp_path)
 
     assert torch.equal(module[0].weight, network()[0].weight)
     assert not torch.equal(module[4].weight, network()[4].weight)
@@ -149,6 +150,7 @@ def test_the_first_every_tenth_and_the_last_step_are_rows_of_the_history(tmp_pat
     assert [row["step"] for row in history] == [1, 10, 20, 25]
     assert [row["tokens"] for row in history] == [16, 160, 320, 400]
     names = ["step", "tokens", "square", "absolute", "loss", "learning_rate", "grad_norm", "tokens_per_s"]
+    names += ["padding_share", "seconds"]
     assert [list(row) for row in history] == [names] * 4
     assert history[0]["loss"] == pytest.approx(history[0]["square"] + history[0]["absolute"])
     assert all(type(value) in (int, float) for row in history for value in row.values())
@@ -172,26 +174,30 @@ def test_training_ends_where_after_step_says_so(tmp_path: Path) -> None:
 # -- the learning rate -------------------------------------------------------------------------------------------------
 
 
+def rates(optimization: Optimization, steps: int) -> list[float]:
+    """The rate of each of `steps` equal steps."""
+    return [optimization.rate_at(step / steps, (step + 1) / steps) for step in range(steps)]
+
+
 def test_the_rate_climbs_to_its_peak_and_falls_to_zero_in_straight_lines() -> None:
     optimization = Optimization(learning_rate=1.0, warmup_share=0.2)
-    rates = [optimization.rate_at(step, 10) for step in range(10)]
-    assert rates == pytest.approx([0.5, 1.0, 1.0, 0.875, 0.75, 0.625, 0.5, 0.375, 0.25, 0.125])
-    assert optimization.rate_at(10, 10) == 0
+    wanted = [0.5, 1.0, 1.0, 0.875, 0.75, 0.625, 0.5, 0.375, 0.25, 0.125]
+    assert rates(optimization, 10) == pytest.approx(wanted)
+    assert optimization.rate_at(1, 1.1) == 0
 
 
 @pytest.mark.parametrize("warmup_share", [0.0, 0.1, 0.99])
 @pytest.mark.parametrize("steps", [1, 2, 3, 100])
 def test_no_step_is_taken_at_a_rate_of_zero_or_above_the_peak(warmup_share: float, steps: int) -> None:
-    optimization = Optimization(learning_rate=0.3, warmup_share=warmup_share)
-    rates = [optimization.rate_at(step, steps) for step in range(steps)]
-    assert all(0 < rate <= 0.3 for rate in rates)
-    assert max(rates) == 0.3
+    found = rates(Optimization(learning_rate=0.3, warmup_share=warmup_share), steps)
+    assert all(0 < rate <= 0.3 for rate in found)
+    assert max(found) == pytest.approx(0.3)
 
 
 def test_the_rate_in_the_history_is_the_one_used(tmp_path: Path) -> None:
     _, history = trained(tmp_path)
-    optimization = Optimization(learning_rate=0.05)
-    assert [row["learning_rate"] for row in history] == [optimization.rate_at(step, STEPS) for step in (0, 9, 19, 24)]
+    wanted = rates(Optimization(learning_rate=0.05), STEPS)
+    assert [row["learning_rate"] for row in history] == [wanted[step] for step in (0, 9, 19, 24)]
 
 
 @pytest.mark.parametrize(
@@ -207,27 +213,159 @@ def test_settings_that_cannot_work_are_refused(settings: dict[str, float]) -> No
 
 
 @pytest.mark.parametrize(("poison", "said"), [(math.nan, "nan"), (math.inf, "inf")])
-def test_a_loss_that_is_not_finite_ends_training_with_the_way_out(poison: float, said: str, tmp_path: Path) -> None:
+def test_a_loss_that_is_not_finite_ends_training_with_its_documents_and_the_way_out(
+    poison: float, said: str, tmp_path: Path
+) -> None:
+    """At step 7, though losses are read back every tenth step."""
     module = network()
 
-    def loss_at(step: int) -> tuple[dict[str, Tensor], int]:
-        value = module(data_at(step)[0]).square().mean() * 0 + 0.25
-        return {"fine": value, "sick": value * 0 + (poison if step == 9 else 0.0)}, 16
+    def step_at(step: int) -> Step:
+        return Step([(step, data_at(step)[0])], tokens=16, positions=16, describe=lambda: f"documents {step}")
 
+    def loss(piece: tuple[int, Tensor], _parts: Sequence[str], _watch: bool) -> dict[str, Terms]:
+        step, x_ND = piece
+        value = module(x_ND).square().mean() * 0 + 0.25
+        return {"model": Terms({"fine": value, "sick": value * 0 + (poison if step == 6 else 0.0)})}
+
+    work = Work("distill", {"model": Part(module, Optimization(), STEPS)}, "steps", step_at, loss)
     with pytest.raises(BadRequest) as refused:
-        fit(
-            Work("distill", module, STEPS, loss_at),
-            Optimization(),
-            checkpoints=Checkpoints(tmp_path, every_s=0),
-            reporter=Silent(),
-        )
+        fitted(work, tmp_path)
 
     assert str(refused.value) == (
-        f"distill: the loss is {said} at step 10 ({{'fine': 0.25, 'sick': {said}}}); "
+        f"distill: the loss is {said} at step 7 ({{'fine': 0.25, 'sick': {said}}}); "
         "try a lower optimization.learning_rate or a longer optimization.warmup_share, "
-        "and look for odd texts in the data"
+        "and look for odd texts in the data; the step read documents 6"
     )
     assert refused.value.exit_code == 64
+
+
+def test_no_state_that_is_not_finite_takes_the_place_of_a_good_checkpoint(tmp_path: Path) -> None:
+    module = network()
+
+    def loss(piece: tuple[Tensor, Tensor], _parts: Sequence[str], _watch: bool) -> dict[str, Terms]:
+        value = module(piece[0]).square().mean()
+        return {"model": Terms({"square": value * (math.nan if piece[1] is None else 1.0)})}
+
+    def step_at(step: int) -> Step:
+        return Step([(data_at(step)[0], None if step == 3 else step)], tokens=1, positions=1)
+
+    work = Work("train", {"model": Part(module, Optimization(), STEPS)}, "steps", step_at, loss)
+    with pytest.raises(BadRequest, match="at step 4"):
+        fitted(work, tmp_path, every_s=0)
+
+    assert files(tmp_path) == ["step-00000002.pt", "step-00000003.pt"]
+
+
+# -- pieces, parts and budgets -----------------------------------------------------------------------------------------
+
+
+def summed_work(module: nn.Module, *, pieces: int, budget: float = 400, state: dict[str, Any] | None = None) -> Work:
+    """A loss that is a sum over rows, each step's 16 rows cut into pieces of unequal size; counted in tokens."""
+
+    def step_at(step: int) -> Step:
+        rows = torch.cat(data_at(step), dim=1)
+        ends = [0, *(16 * (i + 1) ** 2 // pieces**2 for i in range(pieces))]
+        return Step([rows[a:b] for a, b in pairwise(ends)], tokens=16, positions=16, weight=16)
+
+    taken = {"step": 0}
+
+    def next_step(_step: int) -> Step:
+        taken["step"] += 1
+        return step_at(taken["step"] - 1)
+
+    def loss(rows: Tensor, _parts: Sequence[str], watch: bool) -> dict[str, Terms]:
+        square = (module(rows[:, :6]) - rows[:, 6:]).square().sum()
+        return {"model": Terms({"square": square}, {"rows": square * 0 + len(rows)} if watch else {})}
+
+    parts = {"model": Part(module, Optimization(learning_rate=0.05), budget)}
+    return Work(
+        "train",
+        parts,
+        "tokens",
+        next_step,
+        loss,
+        state=state if state is not None else {},
+        position=lambda: dict(taken),
+        seek=taken.update,
+    )
+
+
+@pytest.mark.parametrize("pieces", [2, 3])
+def test_a_step_cut_into_unequal_pieces_is_the_same_step(pieces: int, tmp_path: Path) -> None:
+    whole, cut = network(), network()
+
+    wanted = fitted(summed_work(whole, pieces=1), tmp_path / "whole")
+    found = fitted(summed_work(cut, pieces=pieces), tmp_path / "cut")
+
+    for weight, same in zip(cut.parameters(), whole.parameters(), strict=True):
+        torch.testing.assert_close(weight, same, atol=1e-6, rtol=1e-5)
+    assert [row["loss"] for row in found] == pytest.approx([row["loss"] for row in wanted], rel=1e-5)
+    assert [row["agreement/rows"] for row in found] == [1.0] * 4  # sums over pieces, divided by the weight
+
+
+def test_a_work_counted_in_tokens_ends_with_its_budget_and_its_rate_follows_the_tokens(tmp_path: Path) -> None:
+    history = fitted(summed_work(network(), pieces=1, budget=100), tmp_path)
+
+    assert [row["step"] for row in history] == [1, 7]
+    assert history[-1]["tokens"] == 112
+    assert history[-1]["learning_rate"] == pytest.approx(Optimization(learning_rate=0.05).rate_at(0.96, 1.12))
+
+
+def test_the_datas_position_comes_back(tmp_path: Path) -> None:
+    wanted, cut = network(), network()
+    history = fitted(summed_work(wanted, pieces=2), tmp_path / "whole")
+
+    halfway = summed_work(cut, pieces=2)
+    halfway.after_step = lambda done: done == 13
+    fitted(halfway, tmp_path / "cut", every_s=0)
+    resumed = network()
+    found = fitted(summed_work(resumed, pieces=2), tmp_path / "cut")
+
+    assert_equal(resumed, wanted)
+    assert untimed(found) == untimed(history)
+
+
+def two_parts(modules: dict[str, nn.Module], budgets: dict[str, float], **rates: float) -> Work:
+    """Several networks on the same data, each with a rate and a budget of its own."""
+
+    def loss(piece: tuple[Tensor, Tensor], names: Sequence[str], _watch: bool) -> dict[str, Terms]:
+        return {name: Terms({"square": (modules[name](piece[0]) - piece[1]).square().mean()}) for name in names}
+
+    parts = {
+        name: Part(module, Optimization(learning_rate=rates[name]), budgets[name]) for name, module in modules.items()
+    }
+    return Work("train", parts, "steps", lambda step: Step([data_at(step)], tokens=16, positions=16), loss)
+
+
+def test_parts_of_one_pass_equal_separate_runs_each_with_its_own_rate_and_length(tmp_path: Path) -> None:
+    together = {"fast": network(), "slow": network()}
+    rates, budgets = {"fast": 0.05, "slow": 0.01}, {"fast": 12.0, "slow": 25.0}
+
+    histories = fit(
+        two_parts(together, budgets, **rates), checkpoints=Checkpoints(tmp_path / "both"), reporter=Silent()
+    )
+
+    for name, module in together.items():
+        alone = {name: network()}
+        history = fit(two_parts(alone, budgets, **rates), checkpoints=Checkpoints(tmp_path / name), reporter=Silent())
+        assert_equal(module, alone[name])
+        mine, theirs = untimed(histories[name]), untimed(history[name])
+        assert [row for row in mine if row["step"] != 12 or name == "fast"] == theirs
+    assert histories["fast"][-1]["step"] == 12
+
+
+def test_a_checkpoint_of_other_parts_is_not_taken_up(tmp_path: Path) -> None:
+    def run(*names: str) -> dict[str, nn.Module]:
+        modules = {name: network() for name in names}
+        budgets, rates = dict.fromkeys(names, 5.0), dict.fromkeys(names, 0.05)
+        fit(two_parts(modules, budgets, **rates), checkpoints=Checkpoints(tmp_path, every_s=0), reporter=Silent())
+        return modules
+
+    one = run("a")
+    both = run("a", "b")
+
+    assert_equal(both["a"], one["a"])
+    assert_equal(both["b"], one["a"])
 
 
 # -- checkpoints and resume --------------------------------------------------------------------------------------------
@@ -286,12 +424,7 @@ def test_the_callers_own_state_comes_back(tmp_path: Path) -> None:
                 state["scores"].append(float(module[0].weight.sum().detach()))
             return len(state["scores"]) == 4
 
-        fit(
-            work_on(module, killed_at=killed_at, after_step=after_step, state=state),
-            Optimization(learning_rate=0.05),
-            checkpoints=Checkpoints(folder, every_s=0),
-            reporter=Silent(),
-        )
+        fitted(work_on(module, killed_at=killed_at, after_step=after_step, state=state), folder, every_s=0)
         return state
 
     wanted = run(tmp_path / "whole", None)
@@ -317,9 +450,9 @@ def test_a_resumed_run_says_so(tmp_path: Path) -> None:
         trained(tmp_path, every_s=0, killed_at=13)
     said = Said()
 
-    fit(work_on(network()), Optimization(), checkpoints=Checkpoints(tmp_path, every_s=1e9), reporter=said)
+    fit(work_on(network()), checkpoints=Checkpoints(tmp_path, every_s=1e9), reporter=said)
 
-    assert said.lines == ["  train: resumed after step 13 of 25"]
+    assert said.lines == ["  train: resumed after step 13"]
 
 
 def test_the_last_two_checkpoints_are_kept_and_nothing_else(tmp_path: Path) -> None:
@@ -409,11 +542,3 @@ def test_a_process_killed_by_the_system_goes_on_where_it_was(tmp_path: Path) -> 
 
 
 # -- precision ---------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("here", [True, False])
-def test_autocast_lowers_the_precision_where_the_machine_has_bf16(here: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(training, "bf16_on", lambda _device: here)
-    with training.autocast("cpu"):
-        product = torch.ones(2, 2) @ torch.ones(2, 2)
-    assert product.dtype == (torch.bfloat16 if here else torch.float32)
