@@ -6,18 +6,22 @@ PIP = .venv/bin/pip --disable-pip-version-check
 demo: .venv/.pipeline
 	@.venv/bin/python -m pipeline.demo configs/demo.yaml
 
-test: .venv/.dev
+test: .venv/.dev .venv/.triton
 	@.venv/bin/python -m pytest
 
 check: .venv/.dev
 	@.venv/bin/ruff check . && .venv/bin/ruff format --check . && .venv/bin/mypy
 
 bench: .venv/.pipeline
-	@.venv/bin/python -m benchmarks.sst2_bench
+	@.venv/bin/python -m benchmarks.distill_bench
 
 .venv/.torch: requirements/torch.txt
 	@$(PYTHON) -m venv .venv
 	@$(PIP) install -r requirements/torch.txt $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX))
+	@touch $@
+
+.venv/.triton: requirements/triton.txt .venv/.dev
+	@.venv/bin/python -c "import triton" 2>/dev/null || $(PIP) install -r $< || echo "no Triton for this machine: its tests skip"
 	@touch $@
 
 .venv/.%: requirements/%.txt .venv/.torch pyproject.toml
