@@ -1,15 +1,21 @@
 """What a config asks for that can only fail, refused before anything runs: an hour of training is a bad way to learn
 it."""
 
+from collections.abc import Iterable
+from itertools import combinations
 from pathlib import Path
 
 from pipeline.config import RunConfig
-from pipeline.encoders.teachers import positions_in
+from pipeline.encoders.families import FULL, Shape, family_of
+from pipeline.encoders.masked_lm import has_mlm_head
+from pipeline.encoders.teachers import positions_in, read_config, shape_in
 from pipeline.errors import BadRequest
 from pipeline.gates import MEASURED, TASK_METRICS, parse_rules
-from pipeline.graph import VARIANTS
+from pipeline.graph import STAGES, Step, variants_of
+from pipeline.passes import PassConfig
 from pipeline.stages import distill
 from pipeline.stages.benchmark import LONG
+from pipeline.stages.pretrain import PretrainConfig
 from serving.cpu import affinity_cores
 
 P95_NEEDS = 200  # ten samples beyond the 95th percentile
@@ -17,14 +23,64 @@ P95_NEEDS = 200  # ten samples beyond the 95th percentile
 
 def check(config: RunConfig, *, cache: Path) -> None:
     """Raise BadRequest for the first thing in `config` that cannot work; reads config.json of a local teacher only."""
-    distill.check(config.distill, config.teacher, cache=cache)
+    _check_students(config, cache=cache)
     _check_lengths(config, cache=cache)
     _check_benchmark(config)
     _check_gate(config)
 
 
+def check_team(steps: Iterable[Step], *, size: int) -> None:
+    """Raise BadRequest where `size` processes cannot share the micro-batches of a step that they make together."""
+    for step in (step for step in steps if size > 1 and STAGES[step.stage].teamed):
+        assert isinstance(step.config, PassConfig), "a team makes passes over text"
+        asked = step.config.micro_batches
+        if asked % size:
+            raise BadRequest(
+                f"{step.stage}.micro_batches is {asked}, which {size} processes cannot share evenly; make it a "
+                f"multiple of {size}, or start a number of processes that divides it"
+            )
+
+
+def _check_students(config: RunConfig, *, cache: Path) -> None:
+    """A teacher that is not here yet is not fetched for it."""
+    _check_names(config)
+    if not config.teacher.is_local():
+        return
+    folder = config.teacher.folder(cache)
+    fields, shape = read_config(folder), shape_in(folder)
+    if config.pretrain is not None:
+        config.pretrain.check("pretrain", str(fields.get("model_type")))
+        shape = _pretrained_shape(config.pretrain, shape)
+        if shape.layers != shape_in(folder).layers:  # which of them will have windows is known when they are made
+            fields |= {family_of(fields["model_type"]).layer_count: shape.layers, "layer_types": [FULL] * shape.layers}
+    masked_lm = config.pretrain is not None or has_mlm_head(folder)
+    distill.check(config.distill, fields, shape, teacher=config.teacher.source, masked_lm=masked_lm)
+
+
+def _pretrained_shape(config: PretrainConfig, teacher: Shape) -> Shape:
+    try:
+        return config.start.shape(teacher)
+    except BadRequest as error:
+        raise BadRequest(str(error).replace("distill.student", "pretrain.start")) from error
+
+
+def _check_names(config: RunConfig) -> None:
+    """Every student is one of its own: names label the steps, and what is asked for decides their keys."""
+    students = config.distill.each()
+    if "teacher" in students:
+        raise BadRequest("distill.students.teacher: that is the teacher's own name; call the student otherwise")
+    for (one, asked), (other, also) in combinations(students.items(), 2):
+        if asked == also:
+            raise BadRequest(
+                f"distill.students: {one} and {other} ask for the very same; give one of them settings of its own, or "
+                "remove it"
+            )
+
+
 def _check_lengths(config: RunConfig, *, cache: Path) -> None:
     asked = {"distill.max_length": config.distill.max_length, "finetune.max_length": config.finetune.max_length}
+    if config.pretrain is not None:
+        asked["pretrain.max_length"] = config.pretrain.max_length
     if config.finetune.max_length < LONG:
         raise BadRequest(
             f"finetune.max_length: {config.finetune.max_length}, but latency is measured at {LONG} tokens; "
@@ -62,8 +118,8 @@ def _check_gate(config: RunConfig) -> None:
         if metric not in known:
             kind = "is no metric of this task" if metric in TASK_METRICS else "is not measured"
             raise BadRequest(f"register.gate: {rule.text!r}: {metric} {kind}; known here: {', '.join(sorted(known))}")
-        if rule.baseline is not None and rule.baseline not in VARIANTS:
+        if rule.baseline is not None and rule.baseline not in variants_of(config):
             raise BadRequest(
                 f"register.gate: {rule.text!r}: there is no variant {rule.baseline!r}; a baseline is 'teacher' or "
-                f"one of {', '.join(VARIANTS)}"
+                f"one of {', '.join(variants_of(config))}"
             )

@@ -1,6 +1,7 @@
 """The command `retort`. Thin: each command parses, calls one function, prints; the last line on stdout is JSON for
 machines."""
 
+import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -46,19 +47,26 @@ def _echo(value: Any) -> None:
     typer.echo(msgspec.json.encode(value).decode())
 
 
-def _each(configs: list[Path], settings: list[str] | None) -> "list[RunConfig]":
+def _runs(
+    configs: list[Path], settings: list[str] | None, workspace: Path, store: str | None = None
+) -> "list[tuple[RunConfig, Workspace]]":
+    """Every config, read before anything is done, with the workspace."""
     from pipeline.config import load_config
+    from pipeline.workspace import Workspace
 
-    return [load_config(path, settings or ()) for path in configs]
+    place = Workspace.open(workspace, store_url=store)
+    return [(load_config(path, settings or ()), place) for path in configs]
+
+
+def _team() -> Any:
+    """For a `with`: this process alone, or in its place among those that torchrun started."""
+    from pipeline.team import team_of
+
+    return team_of(int(os.environ.get("WORLD_SIZE", "1")))
 
 
 @app.command()
-def plan(
-    configs: Configs,
-    settings: Settings = None,
-    workspace: Root = WORKSPACE,
-    store: StoreUrl = None,
-) -> None:
+def plan(configs: Configs, settings: Settings = None, workspace: Root = WORKSPACE, store: StoreUrl = None) -> None:
     """Say what `run` would do, step by step, without doing it.
 
     Example:  retort plan configs/demo.yaml --set distill.tokens=100000
@@ -66,8 +74,7 @@ def plan(
     from pipeline.runner import plan as plan_run
     from pipeline.summary import plan_table
 
-    place = _open(workspace, store)
-    for config in _each(configs, settings):
+    for config, place in _runs(configs, settings, workspace, store):
         planned = plan_run(config, place)
         plan_table(config.name, planned)
         _echo({"run": config.name, "steps": {one.step.label: one.state for one in planned}})
@@ -94,11 +101,12 @@ def run(
     from pipeline.runner import run as run_steps
     from pipeline.summary import show_run
 
-    place = _open(workspace, store)
-    for config in _each(configs, settings):
-        artifacts = run_steps(config, place, until=until)
-        _echo(show_run(config, place, artifacts))
-        end_by_verdict(artifacts)
+    with _team() as team:
+        for config, place in _runs(configs, settings, workspace, store):
+            artifacts = run_steps(config, place, until=until, team=team)
+            if team.leads:
+                _echo(show_run(config, place, artifacts))
+                end_by_verdict(artifacts)
 
 
 @app.command()
@@ -111,42 +119,73 @@ def stage(
 ) -> None:
     """Run one stage alone: what a container does. What it reads must be finished.
 
-    Example:  retort stage quantize configs/demo.yaml
+    Examples:  retort stage quantize configs/demo.yaml
+
+      torchrun --nproc-per-node 4 -m pipeline.cli stage distill configs/demo.yaml --set distill.micro_batches=4
     """
     from pipeline.runner import run as run_steps
 
-    place = _open(workspace, store)
-    for config in _each(configs, settings):
-        artifacts = run_steps(config, place, only=name)
-        done = {label: str(found.path) for label, found in artifacts.items() if name in (found.manifest.stage, label)}
-        _echo({"run": config.name, "artifacts": done})
-        if name == "register":
-            end_by_verdict(artifacts)
+    with _team() as team:
+        for config, place in _runs(configs, settings, workspace, store):
+            found = run_steps(config, place, only=name, team=team)
+            done = {label: str(one.path) for label, one in found.items() if name in (one.manifest.stage, label)}
+            if team.leads:
+                _echo({"run": config.name, "artifacts": done})
+            if name == "register":
+                end_by_verdict(found)
 
 
 @app.command()
-def show(
+def pretrain(configs: Configs, settings: Settings = None, workspace: Root = WORKSPACE, store: StoreUrl = None) -> None:
+    """Make the teacher of the `pretrain` section: masked language modelling, from scratch or continued.
+
+    It gives a teacher the head that output distributions need, or adapts it to a domain.
+
+    Example:  retort pretrain configs/demo.yaml --set 'pretrain={tokens: 1_000_000}'
+    """
+    from pipeline.runner import pretrain as pretrain_only
+
+    with _team() as team:
+        for config, place in _runs(configs, settings, workspace, store):
+            made = pretrain_only(config, place, team=team)
+            if team.leads:
+                _echo({"run": config.name, "teacher": str(made.path), **made.manifest.facts})
+
+
+@app.command("distill-cost")
+def distill_cost(
     configs: Configs,
     settings: Settings = None,
+    steps: Annotated[int, typer.Option(min=2, help="Steps to measure, after two to warm up.")] = 10,
     workspace: Root = WORKSPACE,
-    store: StoreUrl = None,
 ) -> None:
+    """Measure a few distillation steps here: how long will the whole take, how much memory? Keeps nothing.
+
+    Example:  retort distill-cost configs/demo.yaml --steps 20
+    """
+    from pipeline.cost import costs, show_costs
+
+    for config, place in _runs(configs, settings, workspace):
+        found = costs(config, place, steps=steps)
+        show_costs(config.name, found)
+        _echo({"run": config.name, "passes": found})
+
+
+@app.command()
+def show(configs: Configs, settings: Settings = None, workspace: Root = WORKSPACE, store: StoreUrl = None) -> None:
     """Show a run's summary again: sizes, quality, latency, the gate's verdict, and where to look.
 
     Example:  retort show configs/demo.yaml
     """
     from pipeline.summary import show_run
 
-    place = _open(workspace, store)
-    for config in _each(configs, settings):
+    for config, place in _runs(configs, settings, workspace, store):
         _echo(show_run(config, place, place.finished(config.name, config=config.model_dump(mode="json"))))
 
 
 @app.command()
 def verify(
-    targets: Annotated[
-        list[Path], typer.Argument(metavar="CONFIG|FOLDER...", help="A run's config, an artifact or a bundle.")
-    ],
+    targets: Annotated[list[Path], typer.Argument(metavar="CONFIG|FOLDER...", help="A run, an artifact or a bundle.")],
     settings: Settings = None,
     workspace: Root = WORKSPACE,
     store: StoreUrl = None,
@@ -156,34 +195,26 @@ def verify(
     Examples:  retort verify configs/demo.yaml      retort verify path/to/bundle
     """
     from pipeline.verification import verify_target
+    from pipeline.workspace import Workspace
 
-    place = _open(workspace, store)
+    place = Workspace.open(workspace, store_url=store)
     verified = [name for target in targets for name in verify_target(target, settings or (), place)]
     _echo({"verified": verified})
 
 
 @app.command()
 def serve(
-    source: Annotated[
-        str,
-        typer.Argument(
-            metavar="SOURCE", help="models:/NAME@ALIAS, models:/NAME/3, a bundle folder, or a run's config."
-        ),
-    ],
+    source: Annotated[str, typer.Argument(metavar="SOURCE", help="models:/NAME@ALIAS, .../3, a bundle, or a config.")],
     settings: Settings = None,
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="Port to listen on; 0 takes a free one and prints it.")] = 8080,
     tracking_uri: Annotated[
         str | None, typer.Option(envvar="MLFLOW_TRACKING_URI", help="The registry; default: the workspace's own.")
     ] = None,
-    threads: Annotated[
-        int | None, typer.Option(help="Threads of one inference; default: what the cgroup allows.")
-    ] = None,
+    threads: Annotated[int | None, typer.Option(help="Of one inference; default: what the cgroup allows.")] = None,
     queue: Annotated[int, typer.Option(min=1, help="Requests that may wait; more are answered 503.")] = 64,
     drain_s: Annotated[float, typer.Option(min=0, help="Seconds to serve on after SIGTERM (Kubernetes: 15).")] = 0.0,
-    cache: Annotated[
-        Path | None, typer.Option(help="Where downloaded versions are kept; default: in the workspace.")
-    ] = None,
+    cache: Annotated[Path | None, typer.Option(help="For downloaded versions; default: in the workspace.")] = None,
     workspace: Root = WORKSPACE,
 ) -> None:
     """Serve a registered model (its alias is followed) or a bundle folder over HTTP.
@@ -192,20 +223,16 @@ def serve(
 
       curl -s localhost:8000/classify -H 'content-type: application/json' -d '{"texts": ["Draw a bar plot."]}'
     """
-    from pipeline.config import load_config
+    from pipeline.config import followed
     from pipeline.tracking import default_uri
     from serving.__main__ import serve as serve_source
 
-    uri = tracking_uri
-    if source.endswith((".yaml", ".yml")):
-        config = load_config(Path(source), settings or ())
-        uri = uri or config.register.tracking_uri
-        source = f"models:/{config.register.name}@{config.register.alias}"
+    source, uri = followed(source, settings or ())
     serve_source(
         source,
         host=host,
         port=port,
-        tracking_uri=uri or default_uri(workspace.resolve()),
+        tracking_uri=tracking_uri or uri or default_uri(workspace.resolve()),
         cache=cache or workspace / "cache" / "served",
         threads=threads,
         queue=queue,
@@ -213,12 +240,10 @@ def serve(
     )
 
 
-def _open(workspace: Path, store: str | None) -> "Workspace":
-    from pipeline.workspace import Workspace
-
-    return Workspace.open(workspace, store_url=store)
-
-
 def main() -> None:
     """The command `retort`."""
     sys.exit(exit_code_of(lambda: app(standalone_mode=False)))
+
+
+if __name__ == "__main__":  # torchrun -m pipeline.cli
+    main()

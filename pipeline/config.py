@@ -4,7 +4,7 @@ import re
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import yaml
 from pydantic import Field, ValidationError
@@ -17,9 +17,13 @@ from pipeline.stages.benchmark import BenchmarkConfig
 from pipeline.stages.distill import DistillConfig
 from pipeline.stages.export import ExportConfig
 from pipeline.stages.finetune import FinetuneConfig
+from pipeline.stages.pretrain import PretrainConfig
 from pipeline.stages.quantize import QuantizeConfig
 from pipeline.stages.register import RegisterConfig
 from pipeline.tasks import Task
+
+if TYPE_CHECKING:
+    from pydantic_core import ErrorDetails
 
 with warnings.catch_warnings():
     # `register` is a method of the metaclass that pydantic takes for one of the class; no instance can see it.
@@ -33,6 +37,7 @@ with warnings.catch_warnings():
         teacher: TeacherConfig
         text: CorpusSource
         task: Task
+        pretrain: PretrainConfig | None = None
         distill: DistillConfig = DistillConfig()
         finetune: FinetuneConfig = FinetuneConfig()
         export: ExportConfig = ExportConfig()
@@ -59,6 +64,14 @@ def load_config(path: Path, settings: Sequence[str] = ()) -> RunConfig:
         raise BadRequest(f"config {path}:\n" + "\n".join(f"  {line}" for line in _mistakes(error))) from error
 
 
+def followed(source: str, settings: Sequence[str]) -> tuple[str, str | None]:
+    """(what to serve, its registry where one is named): a run's config stands for the alias it registers under."""
+    if not source.endswith((".yaml", ".yml")):
+        return source, None
+    register = load_config(Path(source), settings).register
+    return f"models:/{register.name}@{register.alias}", register.tracking_uri
+
+
 def _apply(values: dict[str, Any], setting: str) -> None:
     """Set one dotted path; a mapping on the way that is missing is made."""
     path, separator, text = setting.partition("=")
@@ -79,54 +92,85 @@ def _apply(values: dict[str, Any], setting: str) -> None:
 
 def _mistakes(error: ValidationError) -> list[str]:
     """One line a mistake: where, what, the value, and what would be right."""
+    found: dict[str, list[str]] = {}
+    for mistake in error.errors():
+        written, node = _walk(mistake["loc"])
+        where, what = _told(mistake, ".".join(written), node)
+        found.setdefault(where, []).append(what)
+    # Of a value that may be this or that, and of a list, a mistake further inside is the one that was made.
+    explained = {where for where in found if any(other.startswith(f"{where}.") for other in found)}
+    return [f"{where}: {_either(told)}" for where, told in found.items() if where not in explained]
+
+
+def _told(mistake: "ErrorDetails", where: str, node: dict[str, Any]) -> tuple[str, str]:
+    """Where and what a mistake is."""
+    match mistake["type"]:
+        case "extra_forbidden":
+            return where, f"unknown key{_hint(mistake['loc'])}"
+        case "union_tag_invalid":
+            context = mistake["ctx"]
+            return f"{where}.kind", f"unknown kind {context['tag']!r}; known kinds: {context['expected_tags']}"
+        case "union_tag_not_found":
+            return where, f"no `kind` given; known kinds: {', '.join(repr(kind) for kind in _kinds(node))}"
+        case "missing":
+            return where, "required and not given"
+    return where, f"{mistake['msg'].removeprefix('Value error, ')} (given: {mistake['input']!r})"
+
+
+def _hint(location: tuple[int | str, ...]) -> str:
+    """The key that was meant, or those there are."""
     from difflib import get_close_matches
 
-    lines = []
-    for mistake in error.errors():
-        where = ".".join(_walk(mistake["loc"])[0])
-        if mistake["type"] == "extra_forbidden":
-            known = _known_keys(mistake["loc"][:-1])
-            near = get_close_matches(str(mistake["loc"][-1]), known, n=1)
-            hint = (
-                f"; did you mean {near[0]!r}?" if near else f"; known keys: {', '.join(sorted(known))}" if known else ""
-            )
-            lines.append(f"{where}: unknown key{hint}")
-        elif mistake["type"] == "union_tag_invalid":
-            context = mistake["ctx"]
-            lines.append(f"{where}.kind: unknown kind {context['tag']!r}; known kinds: {context['expected_tags']}")
-        elif mistake["type"] == "union_tag_not_found":
-            lines.append(f"{where}: no `kind` given; known kinds: {_kinds(mistake['loc'])}")
-        elif mistake["type"] == "missing":
-            lines.append(f"{where}: required and not given")
-        else:
-            lines.append(f"{where}: {mistake['msg'].removeprefix('Value error, ')} (given: {mistake['input']!r})")
-    return lines
+    known = list(_walk(location[:-1])[1].get("properties", {}))
+    near = get_close_matches(str(location[-1]), known, n=1)
+    if near:
+        return f"; did you mean {near[0]!r}?"
+    return f"; known keys: {', '.join(sorted(known))}" if known else ""
 
 
-def _kinds(location: tuple[int | str, ...]) -> str:
-    return ", ".join(repr(kind) for kind in _walk(location)[1].get("discriminator", {}).get("mapping", {}))
-
-
-def _known_keys(location: tuple[int | str, ...]) -> list[str]:
-    return list(_walk(location)[1].get("properties", {}))
+def _either(told: list[str]) -> str:
+    """Of a value that may be this or that: `Input should be this, or that (given: ...)`."""
+    first, *others = told
+    branches = [first, *(one.removeprefix("Input should be ") for one in others)]
+    return ", or ".join([*(one.rpartition(" (given: ")[0] for one in branches[:-1]), branches[-1]])
 
 
 def _walk(location: tuple[int | str, ...]) -> tuple[list[str], dict[str, Any]]:
-    """The keys as they are written in the YAML (pydantic also names the kind of each union), and the schema there."""
+    """The keys as they are written in the YAML, and the schema there. Pydantic also names the kind of each union, the
+    branch of one without kinds, and that a mapping's key is meant."""
     schema = RunConfig.model_json_schema()
-    definitions = schema["$defs"]
 
-    def follow(node: dict[str, Any]) -> dict[str, Any]:
+    def plain(node: dict[str, Any]) -> dict[str, Any]:
+        """Behind references, and without the null of what may be left out."""
         reference = re.fullmatch(r"#/\$defs/(.+)", node.get("$ref", ""))
-        return definitions[reference[1]] if reference else node
+        if reference:
+            return plain(schema["$defs"][reference[1]])
+        branches = [branch for branch in node.get("anyOf", ()) if branch != {"type": "null"}]
+        return plain(branches[0]) if len(branches) == 1 else node
 
     node: dict[str, Any] = schema
     written = []
     for part in location:
-        mapping = node.get("discriminator", {}).get("mapping", {})
-        if part in mapping:
-            node = follow({"$ref": mapping[part]})
-        else:
+        if part in _kinds(node):
+            node = plain({"$ref": _kinds(node)[str(part)]})
+        elif "anyOf" in node:
+            is_list = str(part).startswith(("tuple[", "list["))
+            node = next((plain(one) for one in node["anyOf"] if (one.get("type") == "array") == is_list), {})
+        elif part != "[key]":
             written.append(str(part))
-            node = follow(node.get("properties", {}).get(part, {}))
+            node = plain(_inside(node, part))
     return written, node
+
+
+def _inside(node: dict[str, Any], part: int | str) -> dict[str, Any]:
+    """The schema of a field, of a mapping's value, or of a list's item."""
+    if isinstance(part, int):
+        return dict(node.get("items", {}))
+    of_mapping = [node["additionalProperties"]] if node.get("additionalProperties") else []
+    of_mapping += node.get("patternProperties", {}).values()
+    return dict(node.get("properties", {}).get(part) or next(iter(of_mapping), {}))
+
+
+def _kinds(node: dict[str, Any]) -> dict[str, str]:
+    """A union's kinds, and where each is described."""
+    return dict(node.get("discriminator", {}).get("mapping", {}))

@@ -22,7 +22,9 @@ def bundle_with_receipts(artifacts: Mapping[str, Artifact], chosen: str, out: Pa
     benchmark = artifacts["benchmark"].path
     shutil.copyfile(benchmark / "receipt.json", receipts / "latency@here.json")
     shutil.copyfile(benchmark / "figures.json", receipts / "quality@here.json")
-    shutil.copyfile(artifacts["export-student"].path / EVIDENCE / "parity.json", receipts / "parity@here.json")
+    shutil.copyfile(
+        artifacts[f"export-{chosen.partition('-')[2]}"].path / EVIDENCE / "parity.json", receipts / "parity@here.json"
+    )
     shutil.copyfile(out / "verdict.json", receipts / "verdict@here.json")
     return bundle
 

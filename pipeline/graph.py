@@ -1,30 +1,20 @@
 """Which steps a config asks for: a list in order, no engine. A stage is one row here, one module and one field of the
 config."""
 
-import hashlib
 import importlib
-import re
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
-from functools import cache
-from importlib.metadata import PackageNotFoundError, version
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
-
-import msgspec
 
 from pipeline.artifact import Artifact
 from pipeline.config import RunConfig
 from pipeline.progress import Reporter, track_items
 from pipeline.records import Record
 from pipeline.tasks import ALL, TUNING, TaskSplits
+from pipeline.team import Team
 
 T = TypeVar("T")
-LOCKED = ("torch", "transformers", "tokenizers", "onnx", "onnxruntime")
-ROOT = Path(__file__).resolve().parent.parent
-ROOMS = ("pipeline", "serving", "benchmarks")
-_TYPES_ONLY = re.compile(r"^if TYPE_CHECKING:\n(?:[ \t]+.*\n|\n)+", re.MULTILINE)
-_IMPORT = re.compile(r"^[ \t]*from ((?:pipeline|serving|benchmarks)[\w.]*) import (\([^)]*\)|.*)$", re.MULTILINE)
 
 
 class Source(Protocol):
@@ -40,17 +30,25 @@ class Inputs:
     artifacts: Mapping[str, Artifact]
     sources: Mapping[str, Any]
 
+    def model_folder(self, role: str, cache: Path) -> Path:
+        """The folder of a model that an earlier step made, or that was there before the run."""
+        made = self.artifacts.get(role)
+        folder: Path = made.path if made is not None else self.sources[role].folder(cache)
+        return folder
+
 
 @dataclass(frozen=True)
 class Tools:
     """What the runner lends a stage: its key, the workspace, a cache that may vanish, a folder for checkpoints, a
-    reporter."""
+    reporter, and the team of processes that train together."""
 
     key: str
     workspace: Path
     cache: Path
     checkpoints: Path
     reporter: Reporter
+    label: str = ""
+    team: Team = field(default_factory=Team)
 
     def progress(self, items: Iterable[T], what: str, total: int | None) -> Iterable[T]:
         """`items`, with a bar: what data loading takes."""
@@ -60,13 +58,14 @@ class Tools:
 @dataclass(frozen=True)
 class Step:
     """One run of a stage. `inputs` maps a role to the label of an earlier step; `sources` to what exists before the
-    run."""
+    run. Steps of one `group` read the same and are run together: what each makes is the same as alone."""
 
     stage: str
     label: str
     config: Record
     inputs: Mapping[str, str]
     sources: Mapping[str, Source]
+    group: str = ""
 
     @property
     def modules(self) -> tuple[str, ...]:
@@ -76,11 +75,13 @@ class Step:
 
 @dataclass(frozen=True)
 class Stage:
-    """A stage's module. `fresh_for` limits the age of what it made; `place` is what the machine adds to its key."""
+    """A stage's module. `fresh_for` limits the age of what it made; `place` is what the machine adds to its key;
+    `teamed` says that a team of processes runs it together."""
 
     name: str
     fresh_for: Callable[[Any], float] | None = None
     place: Callable[[], str] | None = None
+    teamed: bool = False
 
     @property
     def run(self) -> Callable[[Any, Inputs, Path, Tools], dict[str, Any]]:
@@ -89,6 +90,14 @@ class Stage:
             f"pipeline.stages.{self.name}"
         ).run
         return function
+
+    def run_jobs(self, jobs: "Sequence[tuple[Any, Path, Tools]]", inputs: Inputs) -> list[dict[str, Any]]:
+        """Run (config, out, tools) of one step, or of the steps of a group at once; the facts of each."""
+        if len(jobs) == 1:
+            config, out, tools = jobs[0]
+            return [self.run(config, inputs, out, tools)]
+        together: Callable[..., list[dict[str, Any]]] = importlib.import_module(f"pipeline.stages.{self.name}").together
+        return together(jobs, inputs)
 
 
 def _int8_features() -> str:
@@ -103,18 +112,11 @@ def _here() -> str:
     return identity()
 
 
-# What is measured and judged, and the step each comes from.
-VARIANTS = {
-    "teacher-torch-fp32": "finetune-teacher",
-    "teacher-onnx-fp32": "export-teacher",
-    "student-onnx-fp32": "export-student",
-    "student-onnx-int8": "quantize-student",
-}
-
 STAGES = {
     stage.name: stage
     for stage in (
-        Stage("distill"),
+        Stage("pretrain", teamed=True),
+        Stage("distill", teamed=True),
         Stage("finetune"),
         Stage("export"),
         Stage("quantize", place=_int8_features),
@@ -124,86 +126,71 @@ STAGES = {
 }
 
 
+def variants_of(config: RunConfig) -> dict[str, str]:
+    """What is measured and judged, and the step each comes from."""
+    return {
+        "teacher-torch-fp32": "finetune-teacher",
+        "teacher-onnx-fp32": "export-teacher",
+        **{
+            f"{name}-onnx-{precision}": f"{step}-{name}"
+            for name in config.distill.each()
+            for precision, step in (("fp32", "export"), ("int8", "quantize"))
+        },
+    }
+
+
 def expand(config: RunConfig) -> tuple[Step, ...]:
     """The steps of a run, in the order they run.
 
-    finetune and export run for the teacher and for the student, quantize for the student, benchmark over all variants.
+    finetune and export run for the teacher and for each student, quantize for each student, benchmark over all
+    variants. With `pretrain` its model is the teacher of all that follows.
     """
-    teacher, text = config.teacher, config.text
     tuning, reported = TaskSplits(config.task, TUNING), TaskSplits(config.task, ALL)
-    models = {"finetune-teacher": "export-teacher", "finetune-student": "export-student"}
-    earlier = ("distill", *models, *models.values(), "quantize-student", "benchmark")
-    return (
-        Step("distill", "distill", config.distill, {}, {"teacher": teacher, "text": text}),
-        Step("finetune", "finetune-teacher", config.finetune, {}, {"model": teacher, "task": tuning}),
-        Step("finetune", "finetune-student", config.finetune, {"model": "distill"}, {"task": tuning}),
-        *(Step("export", label, config.export, {"model": model}, {"task": tuning}) for model, label in models.items()),
-        Step("quantize", "quantize-student", config.quantize, {"bundle": "export-student"}, {}),
-        Step("benchmark", "benchmark", config.benchmark, VARIANTS, {"task": reported}),
-        Step("register", "register", config.register, {label: label for label in earlier}, {}),
+    distills = _distills(config)
+    models = (_finetune_teacher(config, tuning), *_finetune_students(config, distills, tuning))
+    exports = {step.label: f"export-{step.label.removeprefix('finetune-')}" for step in models}
+    steps = (
+        *_pretrains(config),
+        *distills.values(),
+        *models,
+        *(Step("export", label, config.export, {"model": of}, {"task": tuning}) for of, label in exports.items()),
+        *(Step("quantize", f"quantize-{n}", config.quantize, {"bundle": f"export-{n}"}, {}) for n in distills),
+        Step("benchmark", "benchmark", config.benchmark, variants_of(config), {"task": reported}),
     )
+    return (*steps, Step("register", "register", config.register, {step.label: step.label for step in steps}, {}))
 
 
-def step_key(step: Step, digests: Mapping[str, str]) -> str:
-    """The name of what a step would make: its stage and a hash of stage, config, inputs, code, versions and place."""
-    stage = STAGES[step.stage]
-    asked = {
-        "stage": step.stage,
-        "config": canonical(step.config),
-        "inputs": sorted(digests.items()),
-        "code": code_identity(step.modules),
-        "versions": versions(),
-        "place": stage.place() if stage.place else None,
+def _pretrains(config: RunConfig) -> tuple[Step, ...]:
+    if config.pretrain is None:
+        return ()
+    return (Step("pretrain", "pretrain", config.pretrain, {}, {"teacher": config.teacher, "text": config.text}),)
+
+
+def _distills(config: RunConfig) -> dict[str, Step]:
+    """By the student's name. Students whose text is masked in one way share a pass of the teacher."""
+    made = {"teacher": "pretrain"} if config.pretrain else {}
+    sources: dict[str, Source] = {"text": config.text} if made else {"teacher": config.teacher, "text": config.text}
+    return {
+        name: Step(
+            "distill",
+            f"distill-{name}" if config.distill.students else "distill",
+            each,
+            made,
+            sources,
+            group=f"distill {each.objective.masking}",
+        )
+        for name, each in config.distill.each().items()
     }
-    text = msgspec.json.encode(asked, order="deterministic")
-    return f"{step.stage}-{hashlib.sha256(text).hexdigest()[:32]}"
 
 
-def canonical(config: Record) -> Any:
-    """A config as plain values in one form, whatever order or shorthand it was written in."""
-    return config.model_dump(mode="json")
+def _finetune_teacher(config: RunConfig, tuning: TaskSplits) -> Step:
+    if config.pretrain is not None:
+        return Step("finetune", "finetune-teacher", config.finetune, {"model": "pretrain"}, {"task": tuning})
+    return Step("finetune", "finetune-teacher", config.finetune, {}, {"model": config.teacher, "task": tuning})
 
 
-@cache
-def versions() -> dict[str, str]:
-    """The installed versions that decide what a stage computes."""
-    return {name: _version(name) for name in LOCKED}
-
-
-@cache
-def code_identity(modules: tuple[str, ...]) -> str:
-    """Hash of these modules and all of ours that they import, directly or not. A README change must not retrain."""
-    seen: dict[str, str] = {}
-    waiting = list(modules)
-    while waiting:
-        module = waiting.pop()
-        path = _source_of(module) if module.partition(".")[0] in ROOMS else None
-        if module in seen or path is None:
-            continue
-        seen[module] = hashlib.sha256(path.read_bytes()).hexdigest()
-        waiting.extend(_imports(path))
-    return hashlib.sha256(repr(sorted(seen.items())).encode()).hexdigest()
-
-
-@cache
-def _imports(path: Path) -> tuple[str, ...]:
-    """Modules of ours that a file imports, at its top or inside a function, but not for its types alone.
-
-    By pattern: `plan` has no time to parse.
-    """
-    found: list[str] = []
-    for module, names in _IMPORT.findall(_TYPES_ONLY.sub("", path.read_text(encoding="utf-8"))):
-        found += [module, *(f"{module}.{name}" for name in re.findall(r"\w+", names))]
-    return tuple(found)
-
-
-def _source_of(module: str) -> Path | None:
-    base = ROOT.joinpath(*module.split("."))
-    return next((path for path in (base.with_suffix(".py"), base / "__init__.py") if path.is_file()), None)
-
-
-def _version(name: str) -> str:
-    try:
-        return version(name)
-    except PackageNotFoundError:
-        return "absent"
+def _finetune_students(config: RunConfig, distills: Mapping[str, Step], tuning: TaskSplits) -> tuple[Step, ...]:
+    return tuple(
+        Step("finetune", f"finetune-{name}", config.finetune, {"model": step.label}, {"task": tuning})
+        for name, step in distills.items()
+    )

@@ -2,26 +2,23 @@
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from dataclasses import dataclass
 from functools import cache, partial
-from pathlib import Path
 from typing import Any, Literal
 
-import msgspec
-
-from pipeline.artifact import EVIDENCE, Artifact, Manifest, sealed_files, tree_digest, verify
-from pipeline.build import git_state
-from pipeline.checks import check
+from pipeline.artifact import Artifact
+from pipeline.checks import check, check_team
 from pipeline.config import RunConfig
-from pipeline.errors import BadArtifact, BadRequest
-from pipeline.graph import STAGES, Inputs, Source, Step, Tools, canonical, code_identity, expand, step_key, versions
+from pipeline.errors import BadRequest
+from pipeline.graph import STAGES, Step, expand
+from pipeline.keys import canonical
 from pipeline.progress import Console, Reporter, Silent, track_items
-from pipeline.store import key_lock, trouble_is_transient
+from pipeline.store import trouble_is_transient
 from pipeline.tasks import TUNING
+from pipeline.team import Team
+from pipeline.walk import Walk, fresh
 from pipeline.workspace import Workspace
 
-_WAITING = "another process is at it; waiting"
 State = Literal["done", "run", "waits", "stale"]
 
 
@@ -39,18 +36,18 @@ def plan(config: RunConfig, workspace: Workspace) -> tuple[Planned, ...]:
     """What `run` would do, step by step, without doing it."""
     steps = expand(config)
     check(config, cache=workspace.cache)
-    session = _Session(workspace, Silent())
+    walk = Walk(workspace, Silent())
     planned = []
     with trouble_is_transient(workspace.root):
         for step in steps:
-            missing = tuple(label for label in dict.fromkeys(step.inputs.values()) if label not in session.done)
+            missing = tuple(label for label in dict.fromkeys(step.inputs.values()) if label not in walk.done)
             if missing:
                 planned.append(Planned(step, "waits", None, missing))
                 continue
-            key = session.key(step)
+            key = walk.key(step)
             artifact = workspace.store.get(key)
-            if artifact is not None and _fresh(step, artifact):
-                session.done[step.label] = artifact
+            if artifact is not None and fresh(step, artifact):
+                walk.done[step.label] = artifact
                 planned.append(Planned(step, "done", key))
             else:
                 planned.append(Planned(step, "stale" if artifact else "run", key))
@@ -64,133 +61,60 @@ def run(
     until: str | None = None,
     only: str | None = None,
     reporter: Reporter | None = None,
+    team: Team | None = None,
 ) -> dict[str, Artifact]:
     """Run what is not finished, in order, and return every step's artifact by label.
 
     `until` ends after the last step of that stage or label; `only` runs one stage's steps and takes what they read as
-    finished (BadArtifact where it is not): what a container does.
+    finished (BadArtifact where it is not): what a container does. Of a team, rank 0 does all of it; the others help
+    with the stages that a team trains together, and return what they helped with.
     """
     _known(config, until or only)
-    steps = _wanted(config, until=until, only=only)
+    steps, team = _wanted(config, until=until, only=only), team or Team()
     check(config, cache=workspace.cache)
-    reporter = reporter or Console(workspace.run_folder(config.name) / "events.jsonl")
-    session = _Session(workspace, reporter, before_work=_before_work(config, steps, workspace, reporter))
+    check_team(steps, size=team.size)
+    if not team.leads:
+        reporter, before_work = Silent(), _nothing
+    else:
+        reporter = reporter or Console(workspace.run_folder(config.name) / "events.jsonl")
+        before_work = _before_work(config, steps, workspace, reporter)
+    walk = Walk(workspace, reporter, before_work=before_work, team=team)
     report: dict[str, Any] = {}
     with trouble_is_transient(workspace.root):
-        for step in steps:
+        for group in _groups(steps):
+            if not team.leads and not STAGES[group[0].stage].teamed:
+                continue
             started = time.monotonic()
-            executed = session.obtain(step, may_run=only is None or only in (step.stage, step.label))
-            artifact = session.done[step.label]
-            key = artifact.manifest.key
-            report[step.label] = {"key": key, "digest": artifact.digest, "executed": executed}
-            reporter.event("step", label=step.label, key=key, executed=executed, seconds=time.monotonic() - started)
-            workspace.record(config.name, config=canonical(config), steps=report)
-    return session.done
+            executed = walk.obtain(group, may_run=only is None or any(only in (one.stage, one.label) for one in group))
+            for step in group if team.leads else ():
+                told = {"key": walk.done[step.label].manifest.key, "executed": executed[step.label]}
+                report[step.label] = told | {"digest": walk.done[step.label].digest}
+                reporter.event("step", label=step.label, **told, seconds=time.monotonic() - started)
+                workspace.record(config.name, config=canonical(config), steps=report)
+    return walk.done
 
 
-@dataclass
-class _Session:
-    """One walk along the steps: what is done so far, and the sources' identities, each worked out once."""
-
-    workspace: Workspace
-    reporter: Reporter
-    before_work: Callable[[], None] = lambda: None
-    done: dict[str, Artifact] = field(default_factory=dict)
-    identities: dict[int, str] = field(default_factory=dict)
-
-    def key(self, step: Step) -> str:
-        """The step's key; what it reads must be done."""
-        return step_key(step, self._digests(step))
-
-    def obtain(self, step: Step, *, may_run: bool) -> bool:
-        """Put the step's artifact into `done`: the finished one, or made now while holding the key's lock.
-
-        Returns whether it was made now.
-        """
-        key = self.key(step)
-        if self._take(step, key):
-            return False
-        if not may_run:
-            raise BadArtifact(
-                f"{step.label} is not finished, and this stage reads it; run `retort stage {step.label}` first"
-            )
-        self.before_work()
-        with key_lock(self.workspace.root, key, waiting=lambda: self.reporter.line(f"{step.label}: {_WAITING}")):
-            if self._take(step, key):
-                return False
-            self.done[step.label] = self._execute(step, key)
-        return True
-
-    def _take(self, step: Step, key: str) -> bool:
-        artifact = self.workspace.store.get(key)
-        if artifact is None or not _fresh(step, artifact):
-            return False
-        self.done[step.label] = artifact
-        return True
-
-    def _execute(self, step: Step, key: str) -> Artifact:
-        self.reporter.line(f"{step.label} ...")
-        self.reporter.event("started", label=step.label, key=key)
-        started = time.monotonic()
-        for label in dict.fromkeys(step.inputs.values()):
-            verify(self.done[label])
-        store = self.workspace.store
-        out = store.partial(key)
-        (out / EVIDENCE).mkdir()
-        inputs = Inputs({role: self.done[label] for role, label in step.inputs.items()}, step.sources)
-        tools = Tools(
-            key=key,
-            workspace=self.workspace.root,
-            cache=self.workspace.cache,
-            checkpoints=store.checkpoints(key),
-            reporter=self.reporter,
+def pretrain(config: RunConfig, workspace: Workspace, *, team: Team | None = None) -> Artifact:
+    """The pretrained teacher that a config asks for; BadRequest where it asks for none."""
+    if config.pretrain is None:
+        raise BadRequest(
+            f"the config of {config.name} has no `pretrain` section, which says how long and from where; add one, or "
+            "--set 'pretrain={tokens: 2_000_000}'"
         )
-        facts = STAGES[step.stage].run(step.config, inputs, out, tools)
-        seconds = round(time.monotonic() - started, 3)
-        artifact = store.publish(key, self._manifest(step, key, out, facts=facts, seconds=seconds))
-        self.reporter.line(f"{step.label}: done in {seconds:.1f} s  {artifact.path}")
-        return artifact
-
-    def _manifest(self, step: Step, key: str, out: Path, *, facts: dict[str, Any], seconds: float) -> Manifest:
-        from benchmarks.machine import read
-
-        files = sealed_files(out)
-        return Manifest(
-            stage=step.stage,
-            label=step.label,
-            key=key,
-            digest=tree_digest(files),
-            inputs=self._digests(step),
-            config=canonical(step.config),
-            code=code_identity(step.modules),
-            versions=versions(),
-            git=git_state(),
-            machine=msgspec.to_builtins(read()),
-            finished_at=datetime.now(UTC).isoformat(timespec="seconds"),
-            seconds=seconds,
-            facts=facts,
-            files=files,
-        )
-
-    def _digests(self, step: Step) -> dict[str, str]:
-        """(role, digest) of everything a step reads."""
-        return {
-            **{role: self.done[label].digest for role, label in step.inputs.items()},
-            **{role: self._identity(source) for role, source in step.sources.items()},
-        }
-
-    def _identity(self, source: Source) -> str:
-        if id(source) not in self.identities:
-            self.identities[id(source)] = source.identity(self.workspace.cache)
-        return self.identities[id(source)]
+    return run(config, workspace, until="pretrain", team=team)["pretrain"]
 
 
-def _fresh(step: Step, artifact: Artifact) -> bool:
-    fresh_for = STAGES[step.stage].fresh_for
-    if fresh_for is None:
-        return True
-    age = datetime.now(UTC) - datetime.fromisoformat(artifact.manifest.finished_at)
-    return age.total_seconds() < fresh_for(step.config)
+def _groups(steps: Sequence[Step]) -> list[tuple[Step, ...]]:
+    """Steps of one group together, where the first of them stands; every other step alone."""
+    groups: dict[str, tuple[Step, ...]] = {}
+    for step in steps:
+        name = step.group or step.label
+        groups[name] = (*groups.get(name, ()), step)
+    return list(groups.values())
+
+
+def _nothing() -> None:
+    pass
 
 
 def _before_work(

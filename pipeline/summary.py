@@ -12,11 +12,6 @@ from pipeline.config import RunConfig
 from pipeline.runner import Planned
 from pipeline.workspace import Workspace
 
-CURVES = {
-    "distill": "distillation.png",
-    "finetune-teacher": "finetune-teacher.png",
-    "finetune-student": "finetune-student.png",
-}
 WIDTH = 150
 
 
@@ -37,7 +32,7 @@ def show_run(config: RunConfig, workspace: Workspace, artifacts: Mapping[str, Ar
     """Print the summary of what is finished; return the same for machines."""
     console = _console()
     folder = workspace.run_folder(config.name)
-    curves = _collect_curves(artifacts, folder)
+    evidence = _collect_evidence(artifacts, folder)
     result: dict[str, Any] = {"run": config.name, "verdict": None, "model_uri": None, "variants": []}
     if "benchmark" in artifacts:
         result["variants"] = _show_figures(artifacts["benchmark"], console)
@@ -45,8 +40,8 @@ def show_run(config: RunConfig, workspace: Workspace, artifacts: Mapping[str, Ar
         _show_steps(config.name, artifacts, console)
     if "register" in artifacts:
         result |= _show_verdict(artifacts["register"], folder, console)
-    for picture in curves:
-        console.print(f"curve:      {picture}", soft_wrap=True)
+    for path in evidence:
+        console.print(f"{'curve' if path.suffix == '.png' else 'report'}:".ljust(12) + str(path), soft_wrap=True)
     console.print(f"again:      retort show, with the same config and settings; run folder {folder}", soft_wrap=True)
     return result
 
@@ -96,16 +91,16 @@ def _show_steps(name: str, artifacts: Mapping[str, Artifact], console: Any) -> N
     console.print(table)
 
 
-def _collect_curves(artifacts: Mapping[str, Artifact], folder: Path) -> list[Path]:
-    """Copies of the loss curves in the run folder, where one would look for them."""
-    pictures = []
-    for label, name in CURVES.items():
-        source = artifacts[label].path / EVIDENCE / "curve.png" if label in artifacts else None
-        if source is not None and source.is_file():
-            folder.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(source, folder / name)
-            pictures.append(folder / name)
-    return pictures
+def _collect_evidence(artifacts: Mapping[str, Artifact], folder: Path) -> list[Path]:
+    """Copies of the loss curves and training reports in the run folder, where one would look for them."""
+    copies = []
+    for label, artifact in artifacts.items():
+        for name, suffix in (("curve.png", ".png"), ("report.html", ".html")):
+            source = artifact.path / EVIDENCE / name
+            if source.is_file():
+                folder.mkdir(parents=True, exist_ok=True)
+                copies.append(Path(shutil.copyfile(source, folder / f"{label}{suffix}")))
+    return copies
 
 
 def _console() -> Any:

@@ -19,7 +19,7 @@ import benchmarks
 import pipeline
 import serving
 from pipeline.config import RunConfig, load_config
-from pipeline.graph import STAGES
+from pipeline.graph import STAGES, expand
 
 ROOT = Path(__file__).resolve().parents[1]
 ROOMS = ("pipeline", "serving", "benchmarks")
@@ -28,7 +28,9 @@ HEAVY = {
     *("torch", "transformers", "datasets", "onnx", "onnxruntime", "mlflow"),
     *("kubernetes", "sklearn", "scipy", "matplotlib", "pandas"),
 }
+CONFIGS = sorted((ROOT / "configs").glob("*.yaml"))
 READS_ENVIRONMENT = {"pipeline/cli.py", "serving/__main__.py", "serving/app.py"}
+OPTIONAL = {"pretrain"}  # stages that run where the config has their section
 MAX_FILE_LINES, MAX_STAGE_LINES, MAX_FUNCTION_LINES = 250, 150, 40
 
 
@@ -72,9 +74,9 @@ OURS = [
 def floor(module: str) -> int:
     """How high in the pipeline a module lives; arrows run downwards only."""
     floors = {
-        **dict.fromkeys(("config", "graph"), 2),
-        **dict.fromkeys(("checks", "runner"), 3),
-        **dict.fromkeys(("summary", "verification", "launch"), 4),
+        **dict.fromkeys(("config", "graph", "keys"), 2),
+        **dict.fromkeys(("checks", "walk", "runner"), 3),
+        **dict.fromkeys(("cost", "summary", "verification", "launch"), 4),
         **dict.fromkeys(("cli", "demo"), 5),
         "stages": 1,
     }
@@ -120,6 +122,11 @@ def test_every_import_runs_along_the_arrows() -> None:
         ("pipeline.stages.export", "from pipeline.graph import Tools"),
         ("pipeline.tasks", "from pipeline.stages.finetune import FinetuneConfig"),
         ("pipeline.graph", "from pipeline.runner import run"),
+        ("pipeline.team", "from pipeline.graph import STAGES"),
+        ("pipeline.training", "from pipeline.stages.distill import DistillConfig"),
+        ("pipeline.distillation.cost", "from pipeline.graph import Tools"),
+        ("pipeline.keys", "from pipeline.walk import Walk"),
+        ("pipeline.walk", "from pipeline.cost import costs"),
         ("pipeline.runner", "from pipeline import cli"),
         ("pipeline.demo", "from pipeline.launch.local import argv"),
         ("pipeline.summary", "if TYPE_CHECKING:\n    from pipeline.cli import app"),
@@ -164,8 +171,10 @@ def test_help_loads_nothing_heavy() -> None:
     assert loaded & (HEAVY | {"numpy", "pydantic"}) == set()
 
 
-def test_plan_loads_nothing_heavy(tmp_path: Path) -> None:
-    loaded = loaded_by("plan", "configs/smoke.yaml", "--workspace", str(tmp_path))
+@pytest.mark.parametrize("settings", [[], ["pretrain={}", "distill.students={a: {}, b: {objective: {kind: output}}}"]])
+def test_plan_loads_nothing_heavy(tmp_path: Path, settings: list[str]) -> None:
+    set_ = [word for setting in settings for word in ("--set", setting)]
+    loaded = loaded_by("plan", "configs/smoke.yaml", "--workspace", str(tmp_path), *set_)
     assert "pydantic" in loaded
     assert loaded & HEAVY == set()
 
@@ -179,15 +188,27 @@ def test_stages_their_modules_and_their_fields_of_a_run_agree() -> None:
     modules = {path.stem for path in (ROOT / "pipeline" / "stages").glob("*.py")} - {"__init__"}
     fields = set(RunConfig.model_fields) - {"name", "teacher", "text", "task"}
     assert set(STAGES) == modules == fields
+    assert {name for name in fields if RunConfig.model_fields[name].default is None} == OPTIONAL
     assert [stage.name for stage in STAGES.values()] == list(STAGES)
 
 
 @pytest.mark.parametrize("name", STAGES)
 def test_a_stage_is_a_config_and_one_plain_function(name: str) -> None:
     module = import_module(f"pipeline.stages.{name}")
-    assert RunConfig.model_fields[name].annotation is getattr(module, f"{name.capitalize()}Config")
+    config = getattr(module, f"{name.capitalize()}Config")
+    assert RunConfig.model_fields[name].annotation == (config | None if name in OPTIONAL else config)
     assert list(inspect.signature(module.run).parameters) == ["config", "inputs", "out", "tools"]
     assert len(inspect.getsource(module).splitlines()) <= MAX_STAGE_LINES
+
+
+def test_students_of_one_pass_are_run_by_a_function_beside_the_stage_s_own() -> None:
+    """Stage.run_jobs calls it by name, and only where steps have a group."""
+    written = {**load_config(CONFIGS[0]).model_dump(), "pretrain": {}}
+    grouped = {step.stage for step in expand(RunConfig.model_validate(written)) if step.group}
+    assert grouped == {"distill"}
+    for stage in grouped:
+        module = import_module(f"pipeline.stages.{stage}")
+        assert list(inspect.signature(module.together).parameters) == ["jobs", "inputs"]
 
 
 def environment_uses(source: str) -> list[int]:
@@ -284,9 +305,6 @@ def test_the_ranges_of_the_metadata_hold_what_is_locked() -> None:
         asked = [requirement for requirement in map(Requirement, lines) if requirement.name != "retort"]
         assert [str(r) for r in asked if not r.specifier.contains(locked.get(canonicalize_name(r.name), "0"))] == []
         assert {canonicalize_name(r.name) for r in asked} - locked.keys() == set()
-
-
-CONFIGS = sorted((ROOT / "configs").glob("*.yaml"))
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)

@@ -2,167 +2,157 @@
 union at the foot).
 
 An objective says which tensors it reads (`taps`, so that only these are computed), which parameters of its own it
-trains (`projections`), and what the loss is. Shapes: B batch, L tokens, D student width, E teacher width.
+trains (`projections`), and what the loss is: the sum over the batch's documents of a value per document, so that what
+is padded, packed, accumulated or spread over processes changes nothing. `agreement` is what one likes to watch.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from pipeline.distillation.layer_maps import teacher_layers_of
-from pipeline.encoders.families import PROJECTIONS, Shape, Tap
+from pipeline.data.masking import Masking
+from pipeline.distillation import transfer
+from pipeline.distillation.attention_objectives import DirectObjective, RelationObjective
+from pipeline.distillation.base import BaseObjective, Taps
+from pipeline.distillation.layer_maps import LayerMap, pairs_of
+from pipeline.distillation.transfer import Pair, Seen, Values
+from pipeline.encoders.families import Tap
 from pipeline.errors import BadRequest
 from pipeline.records import Record
 
-if TYPE_CHECKING:
-    import torch
 
-    Taps = dict[Tap, torch.Tensor]
-
-
-@dataclass(frozen=True)
-class Pair:
-    """The shapes of a student and its teacher, from which an objective works out its layers."""
-
-    student: Shape
-    teacher: Shape
-
-
-class RelationWeights(Record):
-    """alpha_Q, alpha_K and alpha_V; a relation of weight 0 costs nothing."""
-
-    query: float = Field(default=1.0, ge=0)
-    key: float = Field(default=1.0, ge=0)
-    value: float = Field(default=1.0, ge=0)
-
-
-class RelationObjective(Record):
-    """MiniLMv2 (2012.15828): KL of the Q-Q, K-K and V-V relations of one teacher layer to the student's last."""
-
-    kind: Literal["relation"] = "relation"
-    relation_heads: int = Field(default=48, ge=1)
-    teacher_layer: int | None = Field(default=None, ge=1, description="1-based; the last when not given")
-    weights: RelationWeights = RelationWeights()
-
-    def check(self, pair: Pair) -> None:
-        """BadRequest where the heads do not divide both widths, the layer does not exist, or every weight is 0."""
-        widths = (pair.student.width, pair.teacher.width)
-        if any(width % self.relation_heads for width in widths):
-            fitting = ", ".join(str(n) for n in range(1, min(widths) + 1) if all(width % n == 0 for width in widths))
-            raise BadRequest(
-                f"distill.objective.relation_heads: {self.relation_heads} does not divide both the student's width "
-                f"{widths[0]} and the teacher's {widths[1]}; these do: {fitting}"
-            )
-        if not self._relations():
-            raise BadRequest(
-                "distill.objective.weights: query, key and value are all 0, so nothing would be learned; raise one, or "
-                "set distill.objective={kind: none}"
-            )
-        if self._layer(pair) > pair.teacher.layers:
-            raise BadRequest(
-                f"distill.objective.teacher_layer: {self.teacher_layer}, but the teacher has {pair.teacher.layers} "
-                "layers"
-            )
-
-    def taps(self, pair: Pair) -> tuple[tuple[Tap, ...], tuple[Tap, ...]]:
-        """What is read of the student and of the teacher."""
-        names, layer = self._relations(), self._layer(pair)
-        return tuple((name, pair.student.layers) for name in names), tuple((name, layer) for name in names)
-
-    def projections(self, pair: Pair) -> "torch.nn.Module":  # noqa: ARG002
-        """Relations need none: widths need not agree."""
-        from torch import nn
-
-        return nn.ModuleDict()
-
-    def loss(
-        self,
-        student: "Taps",
-        teacher: "Taps",
-        *,
-        pair: Pair,
-        lengths: Sequence[int],
-        projections: Any,  # noqa: ARG002
-    ) -> "dict[str, torch.Tensor]":
-        """One term a relation, weighted; padding enters nowhere."""
-        from pipeline.distillation.relation_kl import relation_kl
-
-        layer = self._layer(pair)
-        return {
-            name: getattr(self.weights, name)
-            * relation_kl(
-                student[name, pair.student.layers],
-                teacher[name, layer],
-                lengths=lengths,
-                relation_heads=self.relation_heads,
-            )
-            for name in self._relations()
-        }
-
-    def _relations(self) -> tuple[Literal["query", "key", "value"], ...]:
-        return tuple(name for name in PROJECTIONS if getattr(self.weights, name))
-
-    def _layer(self, pair: Pair) -> int:
-        return self.teacher_layer or pair.teacher.layers
-
-
-class HiddenObjective(Record):
-    """Hidden-state transfer (1909.10351): MSE(HS_i W_i, HT_j) over real tokens, a learned W for each pair where
-    widths differ."""
+class HiddenObjective(BaseObjective):
+    """HS: hidden-state transfer (1909.10351), MSE(HS_i W_ij, HT_j) over real tokens, W_ij learned where widths
+    differ."""
 
     kind: Literal["hidden"] = "hidden"
-    mapping: Literal["uniform", "last"] = "uniform"
+    mapping: LayerMap = "uniform"
 
     def check(self, pair: Pair) -> None:
-        """BadRequest where the student is deeper than the teacher."""
-        self._sources(pair)
+        """BadRequest where the mapping cannot be made for these depths."""
+        self._reads(pair)
 
-    def taps(self, pair: Pair) -> tuple[tuple[Tap, ...], tuple[Tap, ...]]:
-        """What is read of the student and of the teacher."""
-        sources = self._sources(pair)
-        return tuple(("hidden", i) for i in range(1, len(sources) + 1)), tuple(("hidden", j) for j in sources)
+    def taps(self, pair: Pair) -> tuple[Taps, Taps]:
+        reads = self._reads(pair)
+        return tuple(dict.fromkeys(of for _, of, _ in reads)), tuple(dict.fromkeys(to for _, _, to in reads))
 
-    def projections(self, pair: Pair) -> "torch.nn.Module":
-        """W_i for every student layer; identity where the widths agree. Dropped when the student is saved."""
-        from torch import nn
+    def projections(self, pair: Pair) -> Any:
+        return transfer.projections(pair, [name for name, *_ in self._reads(pair)])
 
-        same = pair.student.width == pair.teacher.width
-        width, out = pair.student.width, pair.teacher.width
-        layers = range(1, pair.student.layers + 1)
-        return nn.ModuleDict({str(i): nn.Identity() if same else nn.Linear(width, out, bias=False) for i in layers})
-
-    def loss(
-        self, student: "Taps", teacher: "Taps", *, pair: Pair, lengths: Sequence[int], projections: Any
-    ) -> "dict[str, torch.Tensor]":
-        """One term a student layer: per sequence the mean over its real tokens and channels, then the mean over
-        sequences."""
+    def loss(self, seen: Seen, *, pair: Pair, projections: Any) -> Values:
+        """One term a pair of layers."""
         return {
-            f"hidden_{i}": _masked_mse(projections[str(i)](student["hidden", i]), teacher["hidden", j], lengths)
-            for i, j in enumerate(self._sources(pair), start=1)
+            name: transfer.square_error(seen, of, to, projection=projections[name])
+            for name, of, to in self._reads(pair)
         }
 
-    def _sources(self, pair: Pair) -> tuple[int, ...]:
-        return teacher_layers_of(self.mapping, student_layers=pair.student.layers, teacher_layers=pair.teacher.layers)
+    def agreement(self, seen: Seen, *, pair: Pair, projections: Any) -> Values:
+        """Mean cosine of the projected hidden states."""
+        return {name: transfer.cosine(seen, of, to, projection=projections[name]) for name, of, to in self._reads(pair)}
+
+    def _reads(self, pair: Pair) -> list[tuple[str, Tap, Tap]]:
+        layers = {"student_layers": pair.student.layers, "teacher_layers": pair.teacher.layers}
+        pairs = pairs_of(self.mapping, **layers)
+        return [(transfer.term_name("hidden", (i, j), among=pairs), ("hidden", i), ("hidden", j)) for i, j in pairs]
 
 
-class NoObjective(Record):
+class OutputObjective(BaseObjective):
+    """OD: output-distribution transfer (1910.01108), T^2 KL of the vocabulary distributions at masked positions,
+    optionally with the masked-language-modelling loss."""
+
+    kind: Literal["output"] = "output"
+    temperature: float = Field(default=2.0, gt=0)
+    mlm_weight: float = Field(default=0.0, ge=0)
+    masked_share: float = Field(default=0.15, gt=0, lt=1)
+    whole_words: bool = False
+
+    def taps(self, pair: Pair) -> tuple[Taps, Taps]:
+        return (("hidden", pair.student.layers),), (("hidden", pair.teacher.layers),)
+
+    @property
+    def masking(self) -> Masking | None:
+        return Masking(share=self.masked_share, whole_word=self.whole_words)
+
+    def loss(self, seen: Seen, *, pair: Pair, projections: Any) -> Values:  # noqa: ARG002
+        """Per document the mean over its masked positions."""
+        return transfer.output_terms(seen, pair, temperature=self.temperature, likelihood=self.mlm_weight)
+
+    def agreement(self, seen: Seen, *, pair: Pair, projections: Any) -> Values:  # noqa: ARG002
+        """How often both guess the same token."""
+        return {"output": transfer.output_agreement(seen, pair)}
+
+
+class WeightedTerm(Record):
+    """One objective of a sum and its weight."""
+
+    weight: float = Field(default=1.0, gt=0)
+    objective: "Single"
+
+
+class SumObjective(BaseObjective):
+    """A weighted sum of objectives on one pass, every term logged by itself."""
+
+    kind: Literal["sum"] = "sum"
+    terms: Annotated[tuple[WeightedTerm, ...], Field(min_length=1)]
+
+    def check(self, pair: Pair) -> None:
+        """BadRequest where a part cannot work, or two parts mask the text in two ways."""
+        for part in self._parts().values():
+            part.objective.check(pair)
+        masked = {part.objective.masking for part in self._parts().values()} - {None}
+        if len(masked) > 1:
+            raise BadRequest(
+                "distill.objective.terms: its output objectives mask the text in different ways, and one pass reads it "
+                "in one way; give them the same masked_share and whole_words"
+            )
+
+    def taps(self, pair: Pair) -> tuple[Taps, Taps]:
+        both = [part.objective.taps(pair) for part in self._parts().values()]
+        return tuple(dict.fromkeys(t for s, _ in both for t in s)), tuple(
+            dict.fromkeys(t for _, ts in both for t in ts)
+        )
+
+    def projections(self, pair: Pair) -> Any:
+        from torch import nn
+
+        return nn.ModuleDict({name: part.objective.projections(pair) for name, part in self._parts().items()})
+
+    @property
+    def masking(self) -> Masking | None:
+        return next((m for part in self._parts().values() if (m := part.objective.masking)), None)
+
+    def loss(self, seen: Seen, *, pair: Pair, projections: Any) -> Values:
+        """Each part's terms times its weight, under its name."""
+        return {
+            f"{name}/{term}": part.weight * value
+            for name, part in self._parts().items()
+            for term, value in part.objective.loss(seen, pair=pair, projections=projections[name]).items()
+        }
+
+    def agreement(self, seen: Seen, *, pair: Pair, projections: Any) -> Values:
+        return {
+            f"{name}/{measure}": value
+            for name, part in self._parts().items()
+            for measure, value in part.objective.agreement(seen, pair=pair, projections=projections[name]).items()
+        }
+
+    def _parts(self) -> dict[str, WeightedTerm]:
+        """By kind, numbered where a kind occurs twice."""
+        kinds = [term.objective.kind for term in self.terms]
+        names = [
+            kind if kinds.count(kind) == 1 else f"{kind}{kinds[: n + 1].count(kind)}" for n, kind in enumerate(kinds)
+        ]
+        return dict(zip(names, self.terms, strict=True))
+
+
+class NoObjective(BaseObjective):
     """No distillation: the student keeps its initialisation. The baseline a distilled student is compared with."""
 
     kind: Literal["none"] = "none"
 
-    def check(self, pair: Pair) -> None:
-        """Nothing can be wrong."""
 
-
-def _masked_mse(student_BLE: "torch.Tensor", teacher_BLE: "torch.Tensor", lengths: Sequence[int]) -> "torch.Tensor":
-    import torch
-
-    length_B = torch.tensor(lengths, device=student_BLE.device)
-    real_BL = torch.arange(student_BLE.shape[1], device=student_BLE.device) < length_B[:, None]
-    square_BL = (student_BLE.float() - teacher_BLE.float()).square().mean(dim=2)
-    return ((square_BL * real_BL).sum(dim=1) / length_B).mean()
-
-
-Objective = Annotated[RelationObjective | HiddenObjective | NoObjective, Field(discriminator="kind")]
+Single = Annotated[RelationObjective | HiddenObjective | DirectObjective | OutputObjective, Field(discriminator="kind")]
+Training = RelationObjective | HiddenObjective | DirectObjective | OutputObjective | SumObjective
+Objective = Annotated[Training | NoObjective, Field(discriminator="kind")]
+WeightedTerm.model_rebuild()
+SumObjective.model_rebuild()

@@ -1,97 +1,129 @@
-"""distill: a student of the teacher's family, trained on unlabelled text; leaves an encoder folder in the hub's
-format."""
+"""distill: students of the teacher's family, trained on unlabelled text, several from one pass of the teacher; each
+leaves an encoder folder in the hub's format."""
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
-from pydantic import Field
+from pydantic import Field, StringConstraints
 
-from pipeline.distillation.objectives import HiddenObjective, NoObjective, Objective, Pair, RelationObjective
+from pipeline.distillation.attention_objectives import RelationObjective
+from pipeline.distillation.objectives import Objective
+from pipeline.distillation.transfer import Pair
+from pipeline.encoders.families import Shape, check_taps
 from pipeline.encoders.students import StudentConfig
-from pipeline.encoders.teachers import TeacherConfig, shape_in
+from pipeline.encoders.vocabulary import TeacherVocabulary, VocabularyConfig
+from pipeline.errors import BadRequest
+from pipeline.optimization import Optimization
+from pipeline.passes import PassConfig
 from pipeline.records import Record
-from pipeline.training import Optimization, bf16_on
 
 if TYPE_CHECKING:
     from pipeline.graph import Inputs, Tools
 
+StudentName = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9-]*$", max_length=30)]
+ALONE = "student"
 
-class DistillConfig(Record):
-    """Which student, by which objective, for how many real tokens."""
+
+class PupilConfig(Record):
+    """What one of several students has of its own; what is not given, also inside `student` and `optimization`, is as
+    beside `students`. An objective is given whole."""
+
+    student: StudentConfig | None = None
+    objective: Objective | None = None
+    optimization: Optimization | None = None
+    tokens: int | None = Field(default=None, ge=1)
+
+    def over(self, common: "DistillConfig") -> dict[str, Any]:
+        """What changes of the common settings."""
+        changes = {name: value for name, value in self if value is not None}
+        for name in changes.keys() & {"student", "optimization"}:
+            own = changes[name]
+            given = {field: getattr(own, field) for field in own.model_fields_set}
+            changes[name] = getattr(common, name).model_copy(update=given)
+        return changes
+
+
+class DistillConfig(PassConfig):
+    """Which student, by which objective, for how many real tokens; with `students`, several from one teacher pass, by
+    name."""
 
     student: StudentConfig = StudentConfig()
     objective: Objective = RelationObjective()
-    tokens: int = Field(default=2_000_000, ge=1)
-    batch_tokens: int = Field(default=2048, ge=1)
-    max_length: int = Field(default=128, ge=2)
     optimization: Optimization = Optimization()
-    seed: int = Field(default=0, ge=0)
+    vocabulary: VocabularyConfig = TeacherVocabulary()
+    students: dict[StudentName, PupilConfig] = Field(default_factory=dict)
+
+    def each(self) -> "dict[str, DistillConfig]":
+        """Every student by name with the settings it has alone: what its key, and so its artifact, depends on."""
+        alone = self.model_copy(update={"students": {}})
+        if not self.students:
+            return {ALONE: alone}
+        return {name: alone.model_copy(update=pupil.over(alone)) for name, pupil in self.students.items()}
 
 
-def check(config: DistillConfig, teacher: TeacherConfig, *, cache: Path) -> None:
-    """Refuse before anything runs what this teacher and student cannot do; a teacher that is not here yet is not
-    fetched for it."""
-    if teacher.is_local():
-        shape = shape_in(teacher.folder(cache))
-        config.objective.check(Pair(student=config.student.shape(shape), teacher=shape))
+def check(config: DistillConfig, fields: dict[str, Any], shape: Shape, *, teacher: str, masked_lm: bool) -> None:
+    """Refuse before anything runs what this teacher (config.json's fields, its shape) and these students cannot do.
+
+    BadRequest names the student where there are several.
+    """
+    for name, each in config.each().items():
+        try:
+            _check_student(name, each, fields, shape, teacher=teacher, masked_lm=masked_lm)
+        except BadRequest as error:
+            if not config.students:
+                raise
+            raise BadRequest(f"distill.students.{name}: {error}") from error
+
+
+def _check_student(
+    name: str, config: DistillConfig, fields: dict[str, Any], shape: Shape, *, teacher: str, masked_lm: bool
+) -> None:
+    from types import SimpleNamespace
+
+    from pipeline.encoders.masked_lm import no_mlm_head
+
+    if name == "teacher":
+        raise BadRequest("that is the teacher's own name; call the student otherwise")
+    config.check("distill", str(fields.get("model_type")))
+    pair = Pair(student=config.student.shape(shape), teacher=shape)
+    config.objective.check(pair)
+    check_taps(SimpleNamespace(**fields), config.objective.taps(pair)[1])
+    if config.objective.masking is not None and not masked_lm:
+        raise no_mlm_head(teacher, str(fields.get("model_type")))
+
+
+def _check_here(configs: "Mapping[str, DistillConfig]", folder: Path) -> None:
+    """The same once the teacher is here: a teacher of the hub was not when the run was planned."""
+    from pipeline.encoders.masked_lm import has_mlm_head
+    from pipeline.encoders.teachers import read_config, shape_in
+
+    fields, shape, masked_lm = read_config(folder), shape_in(folder), has_mlm_head(folder)
+    for name, config in configs.items():
+        _check_student(name, config, fields, shape, teacher=str(folder), masked_lm=masked_lm)
 
 
 def run(config: DistillConfig, inputs: "Inputs", out: Path, tools: "Tools") -> dict[str, Any]:
-    """Build the student, distil it, save it with the teacher's tokenizer; the loss curve goes to evidence/."""
-    from pipeline.curves import save_curve
-    from pipeline.encoders.students import build_student, parameters_of, save_encoder
-    from pipeline.encoders.teachers import load_encoder, load_tokenizer
-
-    folder = inputs.sources["teacher"].folder(tools.cache)
-    shape = shape_in(folder)
-    pair = Pair(student=config.student.shape(shape), teacher=shape)
-    config.objective.check(pair)
-    teacher, tokenizer = load_encoder(folder), load_tokenizer(folder)
-    student = build_student(teacher, config.student, seed=config.seed)
-    history: list[dict[str, float]] = []
-    if not isinstance(config.objective, NoObjective):
-        history = _train(config, config.objective, inputs, tools, teacher=teacher, student=student, tokenizer=tokenizer)
-        save_curve(history, out, title="distillation")
-    save_encoder(student, tokenizer, out)
-    return {
-        "parameters": parameters_of(student),
-        "teacher_parameters": parameters_of(teacher),
-        "tokens": history[-1]["tokens"] if history else 0,
-        "steps": history[-1]["step"] if history else 0,
-        "final_loss": history[-1]["loss"] if history else None,
-        "precision": "bf16" if bf16_on("cpu") else "fp32",
-    }
+    """Build the student, distil it, save it with its tokenizer; the loss curve goes to evidence/."""
+    return together([(config, out, tools)], inputs)[0]
 
 
-def _train(
-    config: DistillConfig,
-    objective: RelationObjective | HiddenObjective,
-    inputs: "Inputs",
-    tools: "Tools",
-    *,
-    teacher: Any,
-    student: Any,
-    tokenizer: Any,
-) -> list[dict[str, float]]:
-    from pipeline.data.batches import tokenize
-    from pipeline.distillation.train import Recipe, distill
-    from pipeline.training import Checkpoints
+def together(jobs: "Sequence[tuple[DistillConfig, Path, Tools]]", inputs: "Inputs") -> list[dict[str, Any]]:
+    """Several students from one pass of the teacher; each has settings of its own and leaves its own artifact.
 
-    texts = inputs.sources["text"].texts(tools.cache, tools.progress)
-    tokens = tokenize(((text,) for text in texts), tokenizer=tokenizer, max_length=config.max_length)
-    recipe = Recipe(
-        objective=objective,
-        tokens=config.tokens,
-        batch_tokens=config.batch_tokens,
-        seed=config.seed,
-        optimization=config.optimization,
-    )
-    return distill(
-        teacher,
-        student,
-        tokens,
-        recipe,
-        pad_id=tokenizer.pad_token_id,
-        checkpoints=Checkpoints(tools.checkpoints),
-        reporter=tools.reporter,
-    )
+    They share what `DistillConfig` has beside student, objective, optimization and tokens.
+    """
+    from pipeline.distillation import session
+
+    tools, source = jobs[0][2], inputs.sources["text"]
+    names = [each.label.removeprefix("distill-") if "-" in each.label else ALONE for _, _, each in jobs]
+    configs = {name: config for name, (config, _, _) in zip(names, jobs, strict=True)}
+    folder = inputs.model_folder("teacher", tools.cache)
+    _check_here(configs, folder)
+    ready = session.make_ready(configs, folder, source, tools)
+    curves = session.train(configs, ready, source, tools)
+    return [
+        session.leave(name, config, ready, curves.get(name, []), out)
+        | ({"in_one_pass_with": sorted(configs.keys() - {name})} if len(jobs) > 1 else {})
+        for name, (config, out, _) in zip(names, jobs, strict=True)
+    ]

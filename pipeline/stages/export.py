@@ -47,7 +47,7 @@ def run(config: ExportConfig, inputs: "Inputs", out: Path, tools: "Tools") -> di
     bundle = out / "bundle"
     bundle.mkdir()
     spec = ServingSpec(
-        name=source.manifest.label.replace("finetune-", "") + "-onnx-fp32",
+        name=source.manifest.label.removeprefix("finetune-") + "-onnx-fp32",
         task=view.task.kind,
         labels=data.label_names,
         texts_per_item=view.task.texts_per_item,

@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
 
+from pipeline.optimization import Optimization
+from pipeline.precision import bf16_on
 from pipeline.records import Record
-from pipeline.training import Optimization, bf16_on
 
 if TYPE_CHECKING:
     from pipeline.graph import Inputs, Tools
@@ -26,14 +27,13 @@ class FinetuneConfig(Record):
 
 def run(config: FinetuneConfig, inputs: "Inputs", out: Path, tools: "Tools") -> dict[str, Any]:
     """Train on the task's train split, keep the epoch that is best on dev, and save it with tokenizer and labels."""
+    from pipeline.checkpoints import Checkpoints
     from pipeline.curves import save_curve
     from pipeline.encoders.students import parameters_of, save_encoder
     from pipeline.encoders.teachers import load_tokenizer
     from pipeline.finetuning import Schedule, finetune, load_for_task
-    from pipeline.training import Checkpoints
 
-    source = inputs.artifacts.get("model")
-    folder = source.path if source else inputs.sources["model"].folder(tools.cache)
+    folder = inputs.model_folder("model", tools.cache)
     view = inputs.sources["task"]
     data = view.load(tools.cache, tools.progress)
     tokenizer = load_tokenizer(folder)
@@ -55,7 +55,7 @@ def run(config: FinetuneConfig, inputs: "Inputs", out: Path, tools: "Tools") -> 
         config.optimization,
         checkpoints=Checkpoints(tools.checkpoints),
         reporter=tools.reporter,
-        title="finetune the student" if source else "finetune the teacher",
+        title=f"finetune {tools.label.removeprefix('finetune-')}",
     )
     save_curve(outcome.history, out, title="fine-tuning")
     save_encoder(model, tokenizer, out)

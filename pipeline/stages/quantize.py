@@ -34,7 +34,7 @@ def run(config: DynamicRecipe, inputs: "Inputs", out: Path, tools: "Tools") -> d
     with tools.reporter.bar("quantize", total=None, unit="graph"):
         operators = config.apply(source.path / "model.onnx", bundle / "model.onnx")
     spec = msgspec.structs.replace(
-        source.spec, name=source.spec.name.replace("-onnx-fp32", "-onnx-int8"), cpu_features=qualified_features()
+        source.spec, name=source.spec.name.removesuffix("-onnx-fp32") + "-onnx-int8", cpu_features=qualified_features()
     )
     seal_core(bundle, spec=spec, golden=source.golden)
     items = [tuple(item) for item in source.golden.items]

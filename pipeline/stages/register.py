@@ -2,6 +2,7 @@
 alias."""
 
 import re
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,8 +18,6 @@ if TYPE_CHECKING:
     from pipeline.artifact import Artifact
     from pipeline.gates import Verdict
     from pipeline.graph import Inputs, Tools
-
-CANDIDATES = {"student-onnx-fp32": "export-student", "student-onnx-int8": "quantize-student"}
 
 
 class RegisterConfig(Record):
@@ -77,12 +76,13 @@ def run(config: RegisterConfig, inputs: "Inputs", out: Path, tools: "Tools") -> 
     from pipeline.artifact import write_json
     from serving.bundle import read_bundle
 
-    verdict = _judge(config, inputs.artifacts["benchmark"])
+    candidates = _candidates(inputs.artifacts)
+    verdict = _judge(config, inputs.artifacts["benchmark"], tuple(candidates))
     write_json(out / "verdict.json", verdict)
     facts: dict[str, Any] = {"verdict": msgspec.to_builtins(verdict), "registered": None}
     if verdict.chosen is None:
         return facts
-    bundle = evidence.bundle_with_receipts(inputs.artifacts, CANDIDATES[verdict.chosen], out)
+    bundle = evidence.bundle_with_receipts(inputs.artifacts, candidates[verdict.chosen], out)
     with tools.reporter.bar("register", total=None, unit="version") as bar:
         registered = tracking.register(
             evidence.gather(inputs.artifacts, verdict, bundle),
@@ -98,7 +98,14 @@ def run(config: RegisterConfig, inputs: "Inputs", out: Path, tools: "Tools") -> 
     return facts | {"registered": told}
 
 
-def _judge(config: RegisterConfig, benchmark: "Artifact") -> "Verdict":
+def _candidates(artifacts: "Mapping[str, Artifact]") -> dict[str, str]:
+    """The variants that may be registered (every student's), and the step each comes from."""
+    students = [label.removeprefix("quantize-") for label in artifacts if label.startswith("quantize-")]
+    both = (("fp32", "export"), ("int8", "quantize"))
+    return {f"{name}-onnx-{precision}": f"{step}-{name}" for name in students for precision, step in both}
+
+
+def _judge(config: RegisterConfig, benchmark: "Artifact", candidates: tuple[str, ...]) -> "Verdict":
     from pipeline.gates import judge
 
-    return judge(parse_rules(config.gate), benchmark.manifest.facts["figures"], tuple(CANDIDATES))
+    return judge(parse_rules(config.gate), benchmark.manifest.facts["figures"], candidates)

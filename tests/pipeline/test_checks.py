@@ -7,9 +7,10 @@ import pytest
 from models import encoder_folder
 
 from pipeline import checks
-from pipeline.checks import check
+from pipeline.checks import check, check_team
 from pipeline.config import RunConfig
 from pipeline.errors import BadRequest
+from pipeline.graph import expand
 
 WRITTEN = {
     "name": "a-run",
@@ -54,18 +55,98 @@ def test_a_metric_of_another_task_is_refused(teacher: Path, tmp_path: Path) -> N
     )
 
 
+STUDENTS = {"small": {"tokens": 1000}, "tiny": {"tokens": 2000}}
+
+
+def distilled(**changes: object) -> dict[str, object]:
+    return {**WRITTEN["distill"], **changes}  # type: ignore[dict-item]
+
+
+def test_a_baseline_may_be_any_student_and_one_nobody_measures_is_answered_with_all(
+    teacher: Path, tmp_path: Path
+) -> None:
+    several = distilled(students=STUDENTS)
+    check(config(teacher, distill=several, gate=["accuracy >= 1.0 * small-onnx-fp32"]), cache=tmp_path)
+    assert refusal(config(teacher, distill=several, gate=["accuracy >= 1.0 * student-onnx-fp32"]), tmp_path) == (
+        "register.gate: 'accuracy >= 1.0 * student-onnx-fp32': there is no variant 'student-onnx-fp32'; a baseline is "
+        "'teacher' or one of teacher-torch-fp32, teacher-onnx-fp32, small-onnx-fp32, small-onnx-int8, tiny-onnx-fp32, "
+        "tiny-onnx-int8"
+    )
+
+
+@pytest.mark.parametrize("source", ["a folder", "somebody/some-model"])
+def test_the_teacher_s_name_is_free_for_no_student_wherever_the_teacher_is(
+    teacher: Path, tmp_path: Path, source: str
+) -> None:
+    folder = teacher if source == "a folder" else Path(source)
+    assert refusal(config(folder, distill=distilled(students={"teacher": {}})), tmp_path) == (
+        "distill.students.teacher: that is the teacher's own name; call the student otherwise"
+    )
+
+
+def test_two_students_that_are_one_are_refused(teacher: Path, tmp_path: Path) -> None:
+    """They would have one key, and the second would wait for the lock of the first."""
+    same = {"small": {"tokens": 1000}, "tiny": {}, "little": {"tokens": 1000, "student": {"layers": 1}}}
+    assert refusal(config(teacher, distill=distilled(students=same)), tmp_path) == (
+        "distill.students: small and little ask for the very same; give one of them settings of its own, or remove it"
+    )
+
+
+def test_what_one_of_several_students_cannot_do_is_told_with_its_name(teacher: Path, tmp_path: Path) -> None:
+    students = {**STUDENTS, "deep": {"student": {"layers": 5}}}
+    assert refusal(config(teacher, distill=distilled(students=students)), tmp_path).startswith(
+        "distill.students.deep: layer mapping 'uniform': the student has 5 layers and the teacher only 2; "
+    )
+
+
+def test_a_student_is_compared_with_the_teacher_that_will_be_pretrained(teacher: Path, tmp_path: Path) -> None:
+    four = distilled(student={"layers": 4}, objective={"kind": "relation", "relation_heads": 8})
+    assert "the teacher only 2" in refusal(config(teacher, distill=four), tmp_path)
+    deep = {"start": {"kind": "scratch", "layers": 6}, "max_length": 64}
+    check(config(teacher, distill=four, pretrain=deep), cache=tmp_path)
+
+
+def test_an_output_objective_needs_a_head_or_a_teacher_that_is_given_one(teacher: Path, tmp_path: Path) -> None:
+    output = distilled(objective={"kind": "output"})
+    assert "retort pretrain" in refusal(config(teacher, distill=output), tmp_path)
+    check(config(teacher, distill=output, pretrain={"max_length": 64}), cache=tmp_path)
+
+
+def test_a_shape_that_a_teacher_from_scratch_cannot_have_is_refused_in_its_own_section(
+    teacher: Path, tmp_path: Path
+) -> None:
+    start = {"kind": "scratch", "width": 50, "heads": 12}
+    assert refusal(config(teacher, pretrain={"start": start, "max_length": 64}), tmp_path) == (
+        "pretrain.start: width 50 does not divide into 12 heads; heads may be 1, 2, 5, 10, 25, 50"
+    )
+
+
+def test_a_team_must_divide_the_micro_batches_of_the_steps_it_makes_and_no_other(teacher: Path, tmp_path: Path) -> None:
+    asked = config(teacher, pretrain={"micro_batches": 6, "max_length": 64}, distill=distilled(micro_batches=4))
+    steps = expand(asked)
+    check_team(steps, size=1)
+    check_team(steps, size=2)
+    check_team([step for step in steps if step.stage != "distill"], size=3)
+    with pytest.raises(BadRequest) as refused:
+        check_team(steps, size=3)
+    assert str(refused.value) == (
+        "distill.micro_batches is 4, which 3 processes cannot share evenly; make it a multiple of 3, or start a number "
+        "of processes that divides it"
+    )
+
+
 def test_inputs_shorter_than_what_is_timed_are_refused(teacher: Path, tmp_path: Path) -> None:
     assert refusal(config(teacher, finetune={"max_length": 32}), tmp_path) == (
         "finetune.max_length: 32, but latency is measured at 64 tokens; set 64 or more"
     )
 
 
-@pytest.mark.parametrize("stage", ["distill", "finetune"])
+@pytest.mark.parametrize("stage", ["distill", "finetune", "pretrain"])
 def test_inputs_longer_than_the_teacher_s_positions_are_refused(
     teacher: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stage: str
 ) -> None:
     monkeypatch.setattr(checks, "positions_in", lambda _folder: 80)
-    changed = {**WRITTEN[stage], "max_length": 81}  # type: ignore[dict-item]
+    changed = {**WRITTEN.get(stage, {}), "max_length": 81}  # type: ignore[dict-item]
     assert refusal(config(teacher, **{stage: changed}), tmp_path) == (
         f"{stage}.max_length: 81, but the teacher has positions for 80 tokens; set 80 or less"
     )

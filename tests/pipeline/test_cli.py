@@ -4,21 +4,24 @@ import json
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
 import yaml
 from fakes import manifest_of, tiny_bundle
+from models import encoder_folder, sentences
 
 from pipeline.artifact import Artifact, sealed_files, write_json
 from pipeline.cli import app, main
 from pipeline.config import RunConfig
 from pipeline.errors import FINAL_EXIT_CODES, BadArtifact, BadRequest, Failure, GateFailed, Inconclusive, Transient
 from pipeline.store import DirectoryStore, RemoteStore
+from pipeline.team import Team
 
-COMMANDS = [command.callback.__name__ for command in app.registered_commands if command.callback]
+COMMANDS = [command.name or command.callback.__name__ for command in app.registered_commands if command.callback]
 SMOKE = str(Path(__file__).resolve().parents[2] / "configs" / "smoke.yaml")
 WRITTEN = {
     "name": "a-run",
@@ -105,7 +108,7 @@ def test_help_shows_where_to_begin_and_every_command(retort: Retort) -> None:
     told = retort("--help")
     assert told.code == 0
     assert "retort run configs/demo.yaml" in told.out
-    assert COMMANDS == ["plan", "run", "stage", "show", "verify", "serve"]
+    assert COMMANDS == ["plan", "run", "stage", "pretrain", "distill-cost", "show", "verify", "serve"]
     assert all(f"\n  {name} " in told.out for name in COMMANDS)
 
 
@@ -357,6 +360,91 @@ def test_stage_says_where_what_it_made_lies(
     assert asked[0][1]["only"] == "export"
     told = retort("stage", "export-student", config)
     assert told.json == {"run": "a-run", "artifacts": {"export-student": folders["export-student"]}}
+
+
+def test_stage_shows_how_several_processes_are_started(retort: Retort) -> None:
+    told = " ".join(retort("stage", "--help").out.split())
+    assert "torchrun --nproc-per-node 4 -m pipeline.cli stage distill configs/demo.yaml" in told
+
+
+@pytest.mark.parametrize("arguments", [["run"], ["stage", "distill"], ["pretrain"]], ids=lambda words: words[0])
+def test_a_command_that_trains_takes_its_place_in_the_team_that_was_launched(
+    retort: Retort, config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[str]
+) -> None:
+    """A follower of rank 0 says nothing."""
+    joined: list[int] = []
+
+    @contextmanager
+    def team_of(processes: int) -> Iterator[Team]:
+        joined.append(processes)
+        yield Team(rank=1, size=processes)
+
+    made = sealed(tmp_path / ".retort", "pretrain", {})
+    asked = replaced_run(monkeypatch, {"pretrain": made})
+    monkeypatch.setattr("pipeline.team.team_of", team_of)
+    monkeypatch.setenv("WORLD_SIZE", "3")
+    told = retort(*arguments, config, "--set", "pretrain={}")
+    assert (told, joined) == (Ended(0, "", ""), [3])
+    assert [options["team"] for _, options in asked] == [Team(rank=1, size=3)]
+
+
+def test_pretrain_without_its_section_says_what_to_write(retort: Retort, config: Path, tmp_path: Path) -> None:
+    assert retort("pretrain", config) == Ended(
+        64,
+        "",
+        "retort: the config of a-run has no `pretrain` section, which says how long and from where; add one, or "
+        "--set 'pretrain={tokens: 2_000_000}'\n",
+    )
+    assert list((tmp_path / ".retort").iterdir()) == []
+
+
+def test_pretrain_ends_after_the_teacher_and_says_where_it_lies_and_what_it_learnt(
+    retort: Retort, config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = sealed(tmp_path / ".retort", "pretrain", {}, {"masked_accuracy": 0.5})
+    asked = replaced_run(monkeypatch, {"pretrain": made})
+    told = retort("pretrain", config, "--set", "pretrain={tokens: 2_000_000}")
+    assert told.json == {"run": "a-run", "teacher": str(made.path), "masked_accuracy": 0.5}
+    ((given, options),) = asked
+    assert given.pretrain.tokens == 2_000_000
+    assert options["until"] == "pretrain"
+
+
+def test_distill_cost_measures_each_pass_and_keeps_nothing(retort: Retort, tmp_path: Path) -> None:
+    (tmp_path / "text.txt").write_text("\n".join(sentences(60)))
+    encoder_folder(tmp_path / "teacher", layers=2)
+    distill = {
+        "tokens": 100_000,
+        "batch_tokens": 64,
+        "max_length": 16,
+        "student": {"layers": 1},
+        "objective": {"kind": "hidden"},
+        "students": {"long": {"tokens": 200_000}, "small": {}, "still": {"objective": {"kind": "none"}}},
+    }
+    path = tmp_path / "run.yaml"
+    teacher = {"teacher": str(tmp_path / "teacher"), "finetune": {"max_length": 64}}
+    path.write_text(yaml.safe_dump(WRITTEN | teacher | {"distill": distill}))
+
+    told = retort("distill-cost", path, "--steps", "3", "--workspace", tmp_path / "w")
+
+    assert (told.code, told.json["run"]) == (0, "a-run")
+    (cost,) = told.json["passes"]
+    assert (cost["students"], cost["tokens"], cost["measured_steps"]) == (["long", "small"], 200_000, 3)
+    assert 0 <= cost["seconds_low"] <= cost["seconds"] <= cost["seconds_high"]
+    assert cost["seconds"] == pytest.approx(200_000 / cost["tokens_per_s"])
+    assert cost["steps"] >= 200_000 / 64
+    assert {"memory_gb", "gpu_memory_gb", "checkpoint_mb", "padding_share", "first_step_s"} <= cost.keys()
+    assert {"device", "threads", "precision", "relation_kl"} <= cost.keys()
+    assert "what the distillation of a-run will take here" in told.out
+    assert "long, small" in told.out
+    assert "3 steps measured" in told.out
+    assert {file.name for file in (tmp_path / "w").iterdir()} <= {"cache"}
+
+
+def test_distill_cost_of_too_few_steps_is_a_usage_error(retort: Retort, config: Path) -> None:
+    told = retort("distill-cost", config, "--steps", "1")
+    message = "retort: Invalid value for '--steps': Input should be greater than or equal to 2\n"
+    assert told == Ended(64, "", message)
 
 
 def test_show_of_a_run_that_is_not_there_says_what_makes_it(retort: Retort, config: Path, tmp_path: Path) -> None:

@@ -77,7 +77,7 @@ def test_what_is_required_and_missing_is_named(path: Path, missing: str) -> None
         ({"distill": {"student": {"layer": 2}}}, "distill.student.layer: unknown key; did you mean 'layers'?"),
         (
             {"distill": {"student": {"xyz": 2}}},
-            "distill.student.xyz: unknown key; known keys: feed_forward, heads, init, layers, width",
+            "distill.student.xyz: unknown key; known keys: feed_forward, heads, init, init_mapping, layers, width",
         ),
         (
             {"distill": {"objective": {"kind": "relation", "relation_head": 2}}},
@@ -111,11 +111,12 @@ def test_an_unknown_key_is_refused_with_the_nearest_or_all_known(
         ),
         (
             {"distill": {"objective": {"kind": "mse"}}},
-            "distill.objective.kind: unknown kind 'mse'; known kinds: 'relation', 'hidden', 'none'",
+            "distill.objective.kind: unknown kind 'mse'; known kinds: 'relation', 'hidden', 'direct', 'output', 'sum', "
+            "'none'",
         ),
         (
             {"distill": {"objective": {"relation_heads": 12}}},
-            "distill.objective: no `kind` given; known kinds: 'hidden', 'none', 'relation'",
+            "distill.objective: no `kind` given; known kinds: 'direct', 'hidden', 'none', 'output', 'relation', 'sum'",
         ),
         ({"quantize": {"kind": "static"}}, "quantize.kind: Input should be 'dynamic' (given: 'static')"),
         ({"benchmark": {"target": {"kind": "tpu"}}}, "benchmark.target.kind: Input should be 'ort-cpu' (given: 'tpu')"),
@@ -125,6 +126,104 @@ def test_an_unknown_or_missing_kind_is_answered_with_the_right_ones(
     path: Path, changes: dict[str, Any], line: str
 ) -> None:
     assert mistakes(path, **changes) == [line]
+
+
+OBJECTIVE_KINDS = "'relation', 'hidden', 'direct', 'output', 'sum', 'none'"
+
+
+@pytest.mark.parametrize(
+    ("own", "line"),
+    [
+        ({"tokns": 5}, "tokns: unknown key; did you mean 'tokens'?"),
+        ({"seed": 5}, "seed: unknown key; known keys: objective, optimization, student, tokens"),
+        ({"student": {"layer": 2}}, "student.layer: unknown key; did you mean 'layers'?"),
+        (
+            {"optimization": {"learning_rat": 1}},
+            "optimization.learning_rat: unknown key; did you mean 'learning_rate'?",
+        ),
+        ({"objective": {"kind": "mse"}}, f"objective.kind: unknown kind 'mse'; known kinds: {OBJECTIVE_KINDS}"),
+        (
+            {"objective": {"mapping": "last"}},
+            "objective: no `kind` given; known kinds: 'direct', 'hidden', 'none', 'output', 'relation', 'sum'",
+        ),
+        (
+            {"objective": {"kind": "relation", "relation_head": 2}},
+            "objective.relation_head: unknown key; did you mean 'relation_heads'?",
+        ),
+        ({"tokens": 0}, "tokens: Input should be greater than or equal to 1 (given: 0)"),
+    ],
+)
+def test_a_mistake_inside_one_of_several_students_is_named_with_the_student(
+    path: Path, own: dict[str, Any], line: str
+) -> None:
+    written = {"students": {"small": {}, "tiny": own}}
+    assert mistakes(path, distill=written) == [f"distill.students.tiny.{line}"]
+
+
+@pytest.mark.parametrize("name", ["Small", "1st", "a_b", "a.b", "-a", ""])
+def test_a_student_s_name_must_be_fit_for_a_label(path: Path, name: str) -> None:
+    assert mistakes(path, distill={"students": {name: {}}}) == [
+        f"distill.students.{name}: String should match pattern '^[a-z][a-z0-9-]*$' (given: {name!r})"
+    ]
+
+
+def test_students_are_set_one_by_one(path: Path) -> None:
+    config = load_config(path, ["distill.students.small.student.layers=2", "distill.students.tiny.tokens=5"])
+    assert {name: each.tokens for name, each in config.distill.each().items()} == {"small": 2_000_000, "tiny": 5}
+    assert config.distill.each()["small"].student.layers == 2
+
+
+@pytest.mark.parametrize(
+    ("pretrain", "line"),
+    [
+        ({"tokns": 5}, "pretrain.tokns: unknown key; did you mean 'tokens'?"),
+        (
+            {"start": {"kind": "scrach"}},
+            "pretrain.start.kind: unknown kind 'scrach'; known kinds: 'continued', 'scratch'",
+        ),
+        ({"start": {"layers": 2}}, "pretrain.start: no `kind` given; known kinds: 'continued', 'scratch'"),
+        ({"start": {"kind": "scratch", "layer": 2}}, "pretrain.start.layer: unknown key; did you mean 'layers'?"),
+        ({"start": {"kind": "continued", "layers": 2}}, "pretrain.start.layers: unknown key; known keys: kind"),
+        ({"masked_share": 1.0}, "pretrain.masked_share: Input should be less than 1 (given: 1.0)"),
+        (3, "pretrain: Input should be a valid dictionary or instance of PretrainConfig (given: 3)"),
+    ],
+)
+def test_a_mistake_in_the_section_that_may_be_left_out_is_told_like_any_other(
+    path: Path, pretrain: Any, line: str
+) -> None:
+    assert mistakes(path, pretrain=pretrain) == [line]
+
+
+@pytest.mark.parametrize(
+    ("distill", "line"),
+    [
+        (
+            {"student": {"init_mapping": "best"}},
+            "distill.student.init_mapping: Input should be 'uniform' or 'last', or a valid tuple (given: 'best')",
+        ),
+        (
+            {"student": {"init_mapping": [1, 0]}},
+            "distill.student.init_mapping.1: Input should be greater than or equal to 1 (given: 0)",
+        ),
+        (
+            {"objective": {"kind": "sum", "terms": [{"objective": {"kind": "hidden", "mappin": 1}}]}},
+            "distill.objective.terms.0.objective.mappin: unknown key; did you mean 'mapping'?",
+        ),
+        (
+            {"objective": {"kind": "sum", "terms": [{"weigt": 2, "objective": {"kind": "hidden"}}]}},
+            "distill.objective.terms.0.weigt: unknown key; did you mean 'weight'?",
+        ),
+        (
+            {"objective": {"kind": "sum", "terms": [{"objective": {"kind": "none"}}]}},
+            "distill.objective.terms.0.objective.kind: unknown kind 'none'; known kinds: 'relation', 'hidden', "
+            "'direct', 'output'",
+        ),
+    ],
+)
+def test_a_mistake_in_a_list_or_in_a_value_of_several_forms_is_one_line(
+    path: Path, distill: dict[str, Any], line: str
+) -> None:
+    assert mistakes(path, distill=distill) == [line]
 
 
 @pytest.mark.parametrize(
@@ -180,8 +279,8 @@ def test_all_mistakes_are_told_at_once(path: Path) -> None:
     assert lines == [
         "name: String should match pattern '^[a-z0-9][a-z0-9._-]*$' (given: 'NO')",
         "text.kind: unknown kind 'wiki'; known kinds: 'hub', 'files', 'docstrings'",
-        "distill.student.layer: unknown key; did you mean 'layers'?",
         "distill.tokens: Input should be greater than or equal to 1 (given: 0)",
+        "distill.student.layer: unknown key; did you mean 'layers'?",
         "register.name: required and not given",
         "qantize: unknown key; did you mean 'quantize'?",
     ]

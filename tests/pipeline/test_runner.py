@@ -11,22 +11,24 @@ import json
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import pytest
 
-from pipeline import graph, runner
+from pipeline import keys, runner, walk
 from pipeline.artifact import MANIFEST, Artifact, verify, write_json
+from pipeline.config import RunConfig
 from pipeline.errors import BadArtifact, BadRequest, Failure, Transient
 from pipeline.graph import Inputs, Step, Tools
 from pipeline.progress import Silent
 from pipeline.records import Record
 from pipeline.runner import plan, run
+from pipeline.team import Team
 from pipeline.workspace import Workspace
 
 LABELS = ("first", "second", "side", "measure", "last")
@@ -64,6 +66,11 @@ class FakeStage:
     run: Callable[[FakeConfig, Inputs, Path, Tools], dict[str, Any]]
     fresh_for: Callable[[FakeConfig], float] | None = None
     place: Callable[[], str] | None = None
+    teamed: bool = False
+
+    def run_jobs(self, jobs: Sequence[tuple[FakeConfig, Path, Tools]], inputs: Inputs) -> list[dict[str, Any]]:
+        ((config, out, tools),) = jobs
+        return [self.run(config, inputs, out, tools)]
 
 
 def expand(config: FakeRun) -> tuple[Step, ...]:
@@ -111,7 +118,7 @@ def obey(order: str, tools: Tools) -> None:
 
 
 STAGES = {name: FakeStage(fake_stage(name), (lambda _: 3600.0) if name == "measure" else None) for name in LABELS}
-REPLACED = ((graph, "STAGES", STAGES), (runner, "STAGES", STAGES), (runner, "expand", expand))
+REPLACED = (*((module, "STAGES", STAGES) for module in (keys, runner, walk)), (runner, "expand", expand))
 
 
 def unchecked(*_: object, **__: object) -> None:
@@ -290,6 +297,72 @@ def test_a_stage_alone_needs_only_what_it_reads(place: Workspace) -> None:
     assert executed(place.root) == list(artifacts) == ["side"]
 
 
+def test_steps_of_one_group_are_obtained_together_where_the_first_of_them_stands(
+    place: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    obtained: list[list[str]] = []
+
+    class Noting(walk.Walk):
+        def obtain(self, steps: Sequence[Step], *, may_run: bool) -> dict[str, bool]:
+            obtained.append([step.label for step in steps])
+            return super().obtain(steps, may_run=may_run)
+
+    def grouped(config: FakeRun) -> tuple[Step, ...]:
+        groups = {"first": "a pass", "side": "a pass"}
+        return tuple(replace(step, group=groups.get(step.label, "")) for step in expand(config))
+
+    def together(jobs: Sequence[Any], inputs: Inputs) -> list[dict[str, Any]]:
+        return [STAGES[tools.label].run(config, inputs, out, tools) for config, out, tools in jobs]
+
+    monkeypatch.setattr(FakeStage, "run_jobs", lambda _, jobs, inputs: together(jobs, inputs))
+    monkeypatch.setattr(runner, "Walk", Noting)
+    monkeypatch.setattr(runner, "expand", grouped)
+    artifacts = execute(place)
+    assert obtained == [["first", "side"], ["second"], ["measure"], ["last"]]
+    assert out(artifacts["last"]) == "last:a(figures=measure:a(a=second:a(model=first:a()),b=side:a()))"
+    record = json.loads((place.run_folder("fake") / "run.json").read_text())
+    assert {label: step["executed"] for label, step in record["steps"].items()} == dict.fromkeys(LABELS, True)
+
+
+def test_one_student_s_stage_makes_that_student_alone_and_the_stage_s_name_makes_all() -> None:
+    written = {
+        "name": "a-run",
+        "teacher": "teachers/bert",
+        "text": {"kind": "files", "files": "text.txt"},
+        "task": {"kind": "classification", "data": {"kind": "files", "train": "train.csv", "test": "test.csv"}},
+        "register": {"name": "model", "gate": ["accuracy >= 0.95 * teacher"]},
+        "pretrain": {},
+        "distill": {"students": {"small": {}, "tiny": {"tokens": 5}}},
+    }
+    config = RunConfig.model_validate(written)
+
+    def wanted(only: str) -> list[str]:
+        return [step.label for step in runner._wanted(config, until=None, only=only)]
+
+    assert wanted("distill-tiny") == ["pretrain", "distill-tiny"]
+    assert wanted("distill") == ["pretrain", "distill-small", "distill-tiny"]
+    assert wanted("quantize-small") == ["pretrain", "distill-small", "finetune-small", "export-small", "quantize-small"]
+
+
+def test_a_follower_works_only_at_what_a_team_makes_and_keeps_no_record(
+    place: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    execute(place)
+    executed(place.root)
+    (place.run_folder("fake") / "run.json").unlink()
+    monkeypatch.setitem(STAGES, "first", replace(STAGES["first"], teamed=True))
+    told: list[Any] = [{"first": next((place.root / "artifacts").glob("first-*")).name}, ["first"]]
+
+    class Follower(Team):
+        def leaders(self, make: Callable[[], Any]) -> Any:
+            return told.pop(0)
+
+    monkeypatch.setattr(runner, "check_team", unchecked)
+    found = run(FakeRun(), place, team=Follower(rank=1, size=2))
+    assert (list(found), told, executed(place.root)) == (["first"], [], [])
+    assert list(place.run_folder("fake").iterdir()) == []
+
+
 def test_figures_that_grew_old_are_measured_again_and_nothing_else(place: Workspace) -> None:
     before = execute(place)
     executed(place.root)
@@ -333,7 +406,7 @@ def test_a_full_disk_is_transient_and_the_finished_are_kept(place: Workspace) ->
     assert executed(place.root) == ["second", "side", "measure", "last"]
 
 
-@pytest.mark.parametrize("where", [(Workspace, "record"), (runner._Session, "_digests")], ids=["record", "digests"])
+@pytest.mark.parametrize("where", [(Workspace, "record"), (walk.Walk, "_digests")], ids=["record", "digests"])
 def test_a_full_disk_between_stages_is_transient_too(
     place: Workspace, monkeypatch: pytest.MonkeyPatch, where: tuple[type, str]
 ) -> None:

@@ -315,6 +315,34 @@ def test_params_metrics_and_curves_of_every_step_are_evidence(
     assert manifests == {f"{label}.json": (artifacts[label].path / MANIFEST).read_bytes() for label in LABELS}
 
 
+def test_of_several_students_the_fastest_that_passes_ships_with_its_own_parity(
+    artifacts: dict[str, Artifact], tools: Tools, seal: Any, registry: Registry
+) -> None:
+    """Names with hyphens, too; what is no student's bundle is no candidate."""
+    several = {label: artifact for label, artifact in artifacts.items() if "student" not in label}
+    figures: dict[str, Any] = {TEACHER: FIGURES[TEACHER]}
+    for name, p95_ms in (("small", 4.0), ("wide-one", 3.0), ("bad", 1.0)):
+        for step, bias in (("export", 0.0), ("quantize", 0.5)):
+            path = tools.workspace / "several" / f"{step}-{name}"
+            (path / EVIDENCE).mkdir(parents=True)
+            (path / EVIDENCE / "parity.json").write_text(json.dumps({"of": f"{step}-{name}"}))
+            tiny_bundle(path / "bundle", name=name, bias=bias + p95_ms)
+            several[f"{step}-{name}"] = seal(path, label=f"{step}-{name}")
+        accuracy = 0.1 if name == "bad" else 0.88
+        figures[f"{name}-onnx-fp32"] = {"accuracy": accuracy, "p95_ms": p95_ms + 5}
+        figures[f"{name}-onnx-int8"] = {"accuracy": accuracy, "p95_ms": p95_ms}
+    several = with_figures(several, seal, figures)
+
+    facts, out = run(config(), several, tools)
+
+    assert facts["verdict"]["chosen"] == "wide-one-onnx-int8"
+    judged = [candidate["variant"] for candidate in facts["verdict"]["candidates"]]
+    assert judged == [name for name in figures if name != TEACHER]
+    assert read_bundle(out / "bundle").digest == read_bundle(several["quantize-wide-one"].path / "bundle").digest
+    parity = json.loads((out / "bundle" / "receipts" / "parity@here.json").read_text())
+    assert parity == {"of": "export-wide-one"}
+
+
 def test_an_artifact_without_evidence_is_no_obstacle(
     artifacts: dict[str, Artifact], tools: Tools, registry: Registry
 ) -> None:
