@@ -256,6 +256,21 @@ def test_no_state_that_is_not_finite_takes_the_place_of_a_good_checkpoint(tmp_pa
     assert files(tmp_path) == ["step-00000002.pt", "step-00000003.pt"]
 
 
+def test_a_gradient_that_is_not_finite_ends_training_though_the_loss_is(tmp_path: Path) -> None:
+    """At the last step too, after which nothing would show it."""
+    module = network()
+
+    def loss(piece: tuple[Tensor, Tensor], _parts: Sequence[str], _watch: bool) -> dict[str, Terms]:
+        return {"model": Terms({"root": module(piece[0]).mul(0).square().sum().sqrt()})}
+
+    parts = {"model": Part(module, Optimization(), 1)}
+    work = Work("train", parts, "steps", lambda step: Step([data_at(step)], tokens=1, positions=1), loss)
+    with pytest.raises(BadRequest) as refused:
+        fitted(work, tmp_path)
+
+    assert str(refused.value).startswith("train: the gradient's norm is nan at step 1; try a lower ")
+
+
 # -- pieces, parts and budgets -----------------------------------------------------------------------------------------
 
 
@@ -352,6 +367,19 @@ def test_parts_of_one_pass_equal_separate_runs_each_with_its_own_rate_and_length
         mine, theirs = untimed(histories[name]), untimed(history[name])
         assert [row for row in mine if row["step"] != 12 or name == "fast"] == theirs
     assert histories["fast"][-1]["step"] == 12
+
+
+def test_what_is_left_of_a_pass_goes_on_from_the_checkpoint_of_all(tmp_path: Path) -> None:
+    """As when a process was killed after it had sealed the first of two."""
+    both = {"a": network(), "b": network()}
+    budgets, rates = dict.fromkeys("ab", 8.0), {"a": 0.05, "b": 0.01}
+    fit(two_parts(both, budgets, **rates), checkpoints=Checkpoints(tmp_path, every_s=0), reporter=Silent())
+
+    left = {"b": network()}
+    work = two_parts(left, budgets, **rates)
+    fit(work, checkpoints=Checkpoints(tmp_path), reporter=Silent())
+
+    assert_equal(left["b"], both["b"])
 
 
 def test_a_checkpoint_of_other_parts_is_not_taken_up(tmp_path: Path) -> None:
@@ -492,6 +520,20 @@ def test_a_newest_checkpoint_that_cannot_be_read_gives_way_to_the_one_before(kep
     assert state is not None
     assert state["step"] == 12
     assert_equal(resumed, wanted)
+
+
+def test_a_run_that_begins_anew_keeps_its_own_checkpoints_and_not_those_it_could_not_use(tmp_path: Path) -> None:
+    """The steps of what it found are higher than its own for long."""
+    for step in (10_000, 10_500):
+        (tmp_path / f"step-{step:08d}.pt").write_bytes(b"of another time")
+    checkpoints = Checkpoints(tmp_path)
+    assert checkpoints.latest() is None
+
+    for step in (100, 200, 300):
+        checkpoints.save({"step": step}, step=step)
+
+    assert files(tmp_path) == ["step-00000200.pt", "step-00000300.pt"]
+    assert checkpoints.latest() == {"step": 300}
 
 
 def test_no_folder_and_no_readable_file_mean_no_checkpoint(tmp_path: Path) -> None:

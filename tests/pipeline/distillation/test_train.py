@@ -179,6 +179,12 @@ def test_students_of_one_pass_equal_separate_runs_each_with_its_own_objective_ra
         assert histories[name][-1]["loss"] == pytest.approx(history[-1]["loss"], rel=1e-4)
 
 
+@pytest.mark.parametrize("name", ["half", "values", "train", "type"])
+def test_a_student_may_be_called_what_torch_calls_its_own(name: str, tmp_path: Path) -> None:
+    teacher = tiny_encoder(layers=3, width=48)
+    assert run({name: pupil(teacher, HIDDEN, tokens=100)}, Teacher(teacher), tmp_path)[name]
+
+
 def test_one_pass_runs_the_teacher_once_for_all(tmp_path: Path) -> None:
     teacher = tiny_encoder(layers=3, width=48)
     seen: list[int] = []

@@ -240,6 +240,13 @@ def test_students_of_one_pass_are_those_of_separate_runs(chain: Any, seal: Any, 
         assert found[name].manifest.facts["tokens"] == alone.manifest.facts["tokens"]
 
 
+def test_a_teacher_that_was_not_here_when_the_run_was_planned_is_checked_once_it_is(chain: Any, tmp_path: Path) -> None:
+    with pytest.raises(BadRequest, match=r"relation_heads: 7 does not divide both"):
+        chain.distill(tmp_path, objective={"kind": "relation", "relation_heads": 7})
+    with pytest.raises(BadRequest, match="has no masked-language-model head"):
+        chain.distill(tmp_path / "other", objective={"kind": "output"})
+
+
 def test_a_vocabulary_cut_to_the_text_leaves_a_smaller_student_that_reads_the_text_the_same(
     chain: Any, tmp_path: Path
 ) -> None:
