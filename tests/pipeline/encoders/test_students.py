@@ -51,11 +51,11 @@ STACKED = {"attn.Wqkv.weight": 3, "mlp.Wi.weight": 2}
 # -- shape -------------------------------------------------------------------------------------------------------------
 
 
-def test_what_is_not_given_is_the_teachers_but_for_the_feed_forward() -> None:
-    assert StudentConfig(layers=3).shape(TEACHER) == Shape(layers=3, width=384, heads=12, feed_forward=1536)
+def test_what_is_not_given_is_the_teachers() -> None:
+    assert StudentConfig(layers=3).shape(TEACHER) == Shape(layers=3, width=384, heads=12, feed_forward=1000)
 
 
-def test_the_feed_forward_is_four_times_the_students_own_width() -> None:
+def test_the_feed_forward_of_another_width_is_four_times_it() -> None:
     """Not the teacher's: a "6x384" student that keeps 3072 is no 6x384 student."""
     assert StudentConfig(layers=3, width=192).shape(TEACHER).feed_forward == 768
 
