@@ -130,10 +130,8 @@ def finetune(
         if done not in ends:
             return False
         score = evaluate(model, dev, data.dev, task, pad_id=pad_id)
+        _keep_best(model, score, state)
         scores = state["scores"]
-        if not scores or score > max(scores):
-            state["best"] = {name: value.detach().clone() for name, value in model.state_dict().items()}
-        scores.append(score)
         reporter.line(f"  {title}: epoch {len(scores)} of {schedule.epochs}, dev {task.metric_name} {score:.4f}")
         return len(scores) - 1 - _best(scores) >= schedule.patience
 
@@ -143,6 +141,13 @@ def finetune(
     model.load_state_dict(state["best"])
     model.eval()
     return Outcome(history=history, dev_scores=state["scores"], best_epoch=_best(state["scores"]) + 1)
+
+
+def _keep_best(model: Any, score: float, state: dict[str, Any]) -> None:
+    """Note an epoch's dev score, and the weights where it is the best so far."""
+    if not state["scores"] or score > max(state["scores"]):
+        state["best"] = {name: value.detach().clone() for name, value in model.state_dict().items()}
+    state["scores"].append(score)
 
 
 def evaluate(model: Any, tokens: Tokens, split: Split, task: Task, *, pad_id: int) -> float:

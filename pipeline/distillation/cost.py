@@ -62,8 +62,6 @@ def measure_cost(
     if not pupils:
         return None
     shared = configs[next(iter(pupils))]
-    if torch.cuda.is_available():
-        torch.cuda.reset_peak_memory_stats()
     with session.feed_of(shared, ready, source, tools) as feed, TemporaryDirectory() as scratch:
         clock = _Clock(feed, steps=steps + WARM_STEPS)
         distill(
@@ -87,7 +85,7 @@ def measure_cost(
         precision=session.precision_used(shared.precision),
         relation_kl=implementation(session.device_type()),
         memory_gb=_peak_bytes() / 1e9,
-        gpu_memory_gb=torch.cuda.max_memory_allocated() / 1e9 if torch.cuda.is_available() else None,
+        gpu_memory_gb=_gpu_peak_gb(),
         **clock.extrapolated(tokens),
     )
 
@@ -133,6 +131,15 @@ class _Clock:
             "seconds_low": max(0.0, rate - 2 * error) * tokens,
             "seconds_high": (rate + 2 * error) * tokens,
         }
+
+
+def _gpu_peak_gb() -> float | None:
+    """The peak since the last question, or None where there is no GPU."""
+    if not torch.cuda.is_available():
+        return None
+    peak = torch.cuda.max_memory_allocated() / 1e9
+    torch.cuda.reset_peak_memory_stats()
+    return peak
 
 
 def _peak_bytes() -> int:
