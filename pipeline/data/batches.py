@@ -117,14 +117,6 @@ def _cut(ascending: npt.NDArray[np.int64], lengths_N: npt.NDArray[np.int64], tok
     yield batch
 
 
-def padding_share(lengths: Sequence[int] | npt.NDArray[np.int64], batches: Sequence[Sequence[int]]) -> float:
-    """The share of padded tokens in these batches."""
-    lengths_N = np.asarray(lengths, np.int64)
-    padded = sum(len(batch) * int(lengths_N[list(batch)].max()) for batch in batches)
-    real = sum(int(lengths_N[list(batch)].sum()) for batch in batches)
-    return 1.0 - real / padded if padded else 0.0
-
-
 def pad(ids: Sequence[Ids], pad_id: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
     """(input_ids_BL, attention_mask_BL), padded on the right to the longest."""
     longest = max(len(one) for one in ids)

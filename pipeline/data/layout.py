@@ -63,8 +63,3 @@ class TextBatch:
     layout: Layout
     documents: tuple[int, ...]  # their numbers in the corpus, counted from 0, for messages
     masked: Masked | None = None
-
-    @property
-    def packed(self) -> bool:
-        """Whether the documents lie end to end in one row."""
-        return self.position_ids_RC is not None

@@ -68,13 +68,6 @@ class TextStream:
         """Where every one of this rank's shards is after the steps given: plain values, for a checkpoint."""
         return {str(m): {**shard.state(), "settings": asdict(self._settings)} for m, shard in self._shards.items()}
 
-    @property
-    def padding_share(self) -> float:
-        """The share of padding in what was given since the stream began (before a checkpoint, too)."""
-        states = [shard.state() for shard in self._shards.values()]
-        positions = sum(state["positions"] for state in states)
-        return 1.0 - sum(state["tokens"] for state in states) / positions if positions else 0.0
-
     def close(self) -> None:
         """End the background thread, even while it reads, and close the corpus."""
         self._stopped.set()
@@ -105,7 +98,7 @@ class _Shard:
     ) -> None:
         self._reader, self._worker, self._pad_id, self._masker = reader, worker, pad_id, masker
         self._begins = Place(state["epoch"], state["window"], state["document"])
-        self._used, self._positions, self._tokens = state["batch"], state["positions"], state["tokens"]
+        self._used = state["batch"]
         self._window: Window | None = None
         self._coming: Future[Window] = worker.submit(reader.read, self._begins)
 
@@ -138,8 +131,6 @@ class _Shard:
             masker=self._masker,
         )
         self._used += 1
-        self._positions += batch.layout.positions
-        self._tokens += batch.layout.tokens
         return batch
 
     def state(self) -> dict[str, int]:
@@ -148,7 +139,7 @@ class _Shard:
         if self._window is not None:
             used_up = batch == len(self._window.plan)
             place, batch = (self._window.after, 0) if used_up else (self._window.place, batch)
-        return {**asdict(place), "batch": batch, "positions": self._positions, "tokens": self._tokens}
+        return {**asdict(place), "batch": batch}
 
     def close(self) -> None:
         """Close the corpus and let go of what was read."""
@@ -172,7 +163,7 @@ def _check(settings: Portion, *, world: int) -> None:
 def _state(position: Mapping[str, Any] | None, shard: int, settings: Portion) -> dict[str, int]:
     """This shard's part of a position, or the beginning."""
     if position is None:
-        return {**asdict(Place()), "batch": 0, "positions": 0, "tokens": 0}
+        return {**asdict(Place()), "batch": 0}
     for state in position.values():
         _check_settings(then=state["settings"], now=asdict(settings))
     if str(shard) not in position:

@@ -160,15 +160,9 @@ def _rebuilt(tokenizer: Any, state: Mapping[str, Any]) -> Any:
     return rebuilt
 
 
-def renumbered_config(config: Any, pruned: PrunedVocabulary) -> Any:
-    """A copy of a model's config for the pruned vocabulary; see `prune_embeddings`."""
-    renumbered = copy.deepcopy(config)
-    _renumber_config(renumbered, pruned.kept_ids)
-    return renumbered
-
-
-def _renumber_config(config: Any, kept_ids: Sequence[int]) -> None:
-    """Set the size and every `*_token_id`; one not kept (a default that names no special token) becomes None."""
+def renumber_config(config: Any, kept_ids: Sequence[int]) -> None:
+    """Set the size and every `*_token_id` of a model's config, in place; one not kept (a default that names no special
+    token) becomes None."""
     new_id = {old: new for new, old in enumerate(kept_ids)}
     if config.pad_token_id not in new_id:
         raise BadArtifact(
@@ -193,7 +187,7 @@ def prune_embeddings(model: Any, kept_ids: Sequence[int]) -> None:
     if max(kept_ids) >= rows:
         raise BadArtifact(f"the tokenizer's token {max(kept_ids)} has no embedding: the model has {rows}")
     _refuse_to_move_positions(model, kept_ids)
-    _renumber_config(model.config, kept_ids)
+    renumber_config(model.config, kept_ids)
     _cut(model, kept_ids, rows=rows)
     words.num_embeddings = len(kept_ids)
     words.padding_idx = model.config.pad_token_id if words.padding_idx is not None else None

@@ -146,7 +146,7 @@ def test_a_packed_batch_holds_its_documents_end_to_end_within_the_budget() -> No
             assert batch.position_ids_RC is not None
             assert batch.position_ids_RC.tolist() == [[place for one in ids for place in range(len(one))]]
             assert batch.layout.lengths == tuple(map(len, ids))
-        assert one.padding_share == 0.0
+            assert batch.layout.tokens == batch.layout.positions  # nothing is padding
 
 
 def test_packed_rows_are_nearly_full() -> None:
@@ -165,24 +165,15 @@ def test_documents_of_special_tokens_alone_are_left_out() -> None:
     assert seen == {(4,), (1,)}
 
 
-def test_the_padding_share_is_that_of_what_was_given() -> None:
-    with stream() as one:
-        assert one.padding_share == 0.0
-        given = [batch for step in steps(one, 10) for batch in step]
-
-        assert one.padding_share == 1 - sum(b.layout.tokens for b in given) / sum(b.layout.positions for b in given) > 0
-
-
 # -- where it was ------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("portion", PORTIONS.values(), ids=PORTIONS)
 def test_a_stream_continues_after_every_step_as_if_never_interrupted(portion: Portion) -> None:
     with stream(portion) as whole:
-        positions, given, shares = [whole.position()], [], []
+        positions, given = [whole.position()], []
         for _ in range(60):
             given.append(plain(whole.step()))
-            shares.append(whole.padding_share)
             positions.append(json.loads(json.dumps(whole.position())))
 
     assert positions[-1]["0"]["epoch"] >= 2
@@ -190,7 +181,6 @@ def test_a_stream_continues_after_every_step_as_if_never_interrupted(portion: Po
         with stream(portion, position=position) as resumed:
             assert resumed.position() == position
             assert [plain(step) for step in steps(resumed, 3)] == given[done : done + 3]
-            assert resumed.padding_share == shares[done + 2]
 
 
 def test_a_stream_continues_on_another_number_of_ranks() -> None:
