@@ -75,7 +75,7 @@ def command(
     queue: Annotated[int, typer.Option(min=1, help="Requests that may wait; more are answered 503.")] = 64,
     drain_s: DrainS = 0.0,
 ) -> None:
-    """Answer HTTP requests with a model: POST /classify, GET /v2/health/ready, GET /metrics.
+    """Answer HTTP requests with a model: POST /classify, /tag or /embed as its task is, GET /v2/health/ready, /metrics.
 
     \b
     A folder that `retort run` exported:

@@ -1,11 +1,13 @@
 """HTTP: the routes, and what each failure is answered with.
 
 POST /classify           {"texts": [...]} -> {"model": {name, version, digest}, "results": [...]}
+POST /tag, /embed        the same for token-classification, for embedding; serving.answers shows the results
 GET  /v2/health/live     the process turns
 GET  /v2/health/ready    a real inference came back just now; 503 from the moment draining begins
 GET  /metrics            Prometheus text
 
-413 body too large   422 unreadable or over a limit   408 body too slow   504 the client's time was up
+404 the model does another task   413 body too large   422 unreadable or over a limit   408 body too slow
+504 the client's time was up
 503 queue full, with Retry-After   500 the model failed; the reason in one line, never a stack trace
 """
 
@@ -15,6 +17,7 @@ import logging
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import Future
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, cast
 
 import orjson
@@ -29,7 +32,7 @@ from serving.batcher import Batcher, Done, Expired, Overloaded
 from serving.errors import BadRequest, Failure
 from serving.metrics import Metrics, Outcome
 from serving.models import Models, Served
-from serving.schema import TooLarge, check_size, parse_items, parse_timeout_s, results
+from serving.schema import ROUTES, TooLarge, WrongRoute, check_route, check_size, parse_items, parse_timeout_s
 
 _BODY_TIMEOUT_S = 10.0
 _PROBE_TIMEOUT_S = 2.0
@@ -44,6 +47,7 @@ class SlowBody(BadRequest):
 _ANSWERS: tuple[tuple[type[Exception], int, Outcome], ...] = (
     (TooLarge, 413, "client_error"),
     (SlowBody, 408, "client_error"),
+    (WrongRoute, 404, "client_error"),
     (BadRequest, 422, "client_error"),
     (Overloaded, 503, "rejected"),
     (Expired, 504, "expired"),
@@ -72,7 +76,7 @@ def build(service: Service, *, on_start: Callable[[], None] = lambda: None) -> S
 
     app = Starlette(
         routes=[
-            Route("/classify", classify, methods=["POST"]),
+            *(Route(path, partial(infer, route=path), methods=["POST"]) for path in sorted(set(ROUTES.values()))),
             Route("/v2/health/live", live),
             Route("/v2/health/ready", ready),
             Route("/metrics", metrics),
@@ -84,12 +88,12 @@ def build(service: Service, *, on_start: Callable[[], None] = lambda: None) -> S
     return app
 
 
-async def classify(request: Request) -> Response:
+async def infer(request: Request, *, route: str) -> Response:
     service = _service(request)
     outcome: Outcome = "dropped"
     with service.metrics.in_flight.track_inprogress():
         try:
-            response, outcome = await _classified(request, service=service), "ok"
+            response, outcome = await _inferred(request, service=service, route=route), "ok"
         except Exception as error:  # noqa: BLE001 - the edge: whatever went wrong becomes one answer and one count
             response, outcome = _answer_to(error)
         finally:
@@ -122,16 +126,18 @@ async def metrics(request: Request) -> Response:
     return Response(_service(request).metrics.text(), media_type=CONTENT_TYPE_LATEST)
 
 
-async def _classified(request: Request, *, service: Service) -> Response:
-    spec = service.models.current.engine.bundle.spec
+async def _inferred(request: Request, *, service: Service, route: str) -> Response:
     expires_s = service.batcher.clock() + parse_timeout_s(request.headers.get("x-request-timeout-ms"))
-    items = parse_items(await _body(request), spec=spec)
+    body = await _body(request)
+    spec = service.models.current.spec
+    check_route(route, task=spec.task)
+    items = parse_items(body, spec=spec)
     done = await _unless_gone(request, service.batcher.submit(items, expires_s=expires_s))
     served, answer = done.result, done.result.answer
+    check_route(route, task=served.live.spec.task)  # another model may have come while the request waited
     phases = {"queue_ms": done.queue_ms, "tokenize_ms": answer.tokenize_ms, "infer_ms": answer.infer_ms}
     service.metrics.observe(**phases)
-    labels = served.live.engine.bundle.spec.labels
-    response = _json({"model": served.live.identity(), "results": results(answer.scores, labels=labels)})
+    response = _json({"model": served.live.identity(), "results": served.results})
     timing = (f"{name.removesuffix('_ms')};dur={value:.3f}" for name, value in phases.items())
     response.headers["Server-Timing"] = ", ".join(timing)
     return response
@@ -164,6 +170,7 @@ async def _unless_gone(request: Request, future: Future[Done[Served]]) -> Done[S
         return answer.result()
     finally:
         gone.cancel()
+        future.cancel()  # at once: the wrapper's own reaches it only at the loop's next turn, when it may have begun
         answer.cancel()
 
 

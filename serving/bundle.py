@@ -1,10 +1,12 @@
 """The contract between training and serving: a folder whose core is sealed by one digest.
 
     model.onnx tokenizer.json config.json [tokenizer_config.json special_tokens_map.json]   what computes
-    serving.yaml    ServingSpec: labels, limits, buckets, providers, CPU features; no thread counts
-    golden.json     Golden: inputs with the logits that were measured
+    serving.yaml    ServingSpec: task, labels, thresholds, limits, buckets, providers, CPU features; no thread counts
+    golden.json     Golden: inputs with the raw outputs that were measured
     manifest.sha256 one line per core file, "<sha256>  <name>", sorted by name; its own sha256 is the bundle's digest
     receipts/ tuning@target.json cards    come later, beside the core, and are not covered
+
+The raw output of one item is (C,), or (L, C) for token-classification: L tokens, special ones included, C `outputs`.
 
 Example: `bundle = read_bundle(Path("student-int8")); bundle.spec.labels, bundle.digest`.
 """
@@ -22,17 +24,19 @@ from serving.errors import BadArtifact
 
 Item = tuple[str, ...]
 
-SCHEMA = 1
+SCHEMA = 2  # 1 had classification and regression, and neither thresholds nor dimensions; it is read too
 MANIFEST = "manifest.sha256"
 SPEC = "serving.yaml"
 GOLDEN = "golden.json"
 REQUIRED = ("config.json", GOLDEN, "model.onnx", SPEC, "tokenizer.json")
 OPTIONAL = ("special_tokens_map.json", "tokenizer_config.json")
 _LINE = re.compile(r"([0-9a-f]{64})  (\S+)")
+_TAG = re.compile(r"O|[BI]-.+")
 
 Positive = Annotated[int, msgspec.Meta(ge=1)]
 Natural = Annotated[int, msgspec.Meta(ge=0)]
 GraphInput = Literal["input_ids", "attention_mask", "token_type_ids"]
+TaskKind = Literal["classification", "multi-label", "regression", "token-classification", "embedding"]
 _T = TypeVar("_T")
 
 
@@ -41,8 +45,11 @@ class ServingSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
 
     schema: Positive = SCHEMA
     name: Annotated[str, msgspec.Meta(min_length=1)]
-    task: Literal["classification", "regression"]
+    task: TaskKind
     labels: tuple[str, ...]
+    thresholds: tuple[float, ...] = ()  # multi-label: a label is given where its probability reaches its threshold
+    refuse_below: float | None = None  # classification: an answer whose best probability is lower is refused
+    dimensions: Positive | None = None  # embedding: width of the vector
     texts_per_item: Annotated[int, msgspec.Meta(ge=1, le=2)]
     max_length: Positive
     pad_id: Natural
@@ -56,8 +63,13 @@ class ServingSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
 
     @property
     def outputs(self) -> int:
-        """Width of the logits: one per label, or one number for regression."""
-        return len(self.labels) or 1
+        """Width of the raw output: one number per label, one per dimension, or one for regression."""
+        return len(self.labels) or self.dimensions or 1
+
+    @property
+    def per_token(self) -> bool:
+        """Whether every token has outputs of its own."""
+        return self.task == "token-classification"
 
     def __post_init__(self) -> None:
         for fault in _spec_faults(self):
@@ -65,7 +77,8 @@ class ServingSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
 
 
 class Golden(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """golden.json: real inputs, the logits they gave when measured, and how far an answer may be off (absolute)."""
+    """golden.json: real inputs, the raw outputs they gave when measured (a token item's (L, C) flattened, row by row),
+    and how far an answer may be off (absolute)."""
 
     items: list[list[str]]
     logits: list[list[float]]
@@ -141,22 +154,57 @@ def _read_spec(path: Path) -> ServingSpec:
 
 
 def _spec_faults(spec: ServingSpec) -> list[str]:
+    rules = (*_label_rules(spec), *_threshold_rules(spec), *_tag_rules(spec), *_graph_rules(spec))
+    return [fault for broken, fault in rules if broken]
+
+
+def _label_rules(spec: ServingSpec) -> list[tuple[bool, str]]:
+    """Whether each rule is broken, and what is said then."""
+    task, different = spec.task, len(set(spec.labels))
+    embeds = task == "embedding"
     return [
-        fault
-        for broken, fault in (
-            (
-                spec.task == "classification" and len(set(spec.labels)) < 2,
-                "classification needs two labels or more",
-            ),
-            (len(set(spec.labels)) != len(spec.labels), "labels must differ from each other"),
-            (spec.task == "regression" and bool(spec.labels), "regression has no labels"),
-            ("input_ids" not in spec.graph_inputs, "graph_inputs must name input_ids"),
-            (len(set(spec.graph_inputs)) != len(spec.graph_inputs), "graph_inputs must differ from each other"),
-            (not spec.buckets or list(spec.buckets) != sorted(set(spec.buckets)), "buckets must be ascending lengths"),
-            (any(bucket > spec.max_length for bucket in spec.buckets), "no bucket may exceed max_length"),
-            (not spec.providers, "providers must name at least one"),
-        )
-        if broken
+        (task in ("classification", "token-classification") and different < 2, f"{task} needs two labels or more"),
+        (task == "multi-label" and not spec.labels, "multi-label needs a label or more"),
+        (different != len(spec.labels), "labels must differ from each other"),
+        (task in ("regression", "embedding") and bool(spec.labels), f"{task} has no labels"),
+        (embeds and not spec.dimensions, "embedding needs dimensions, the width of its vector"),
+        (not embeds and spec.dimensions is not None, f"dimensions are for embedding; {task} has none"),
+    ]
+
+
+def _threshold_rules(spec: ServingSpec) -> list[tuple[bool, str]]:
+    task, found, wanted, refuse_below = spec.task, len(spec.thresholds), len(spec.labels), spec.refuse_below
+    many, strange = task == "multi-label", [bound for bound in spec.thresholds if not 0 < bound < 1]
+    outside = refuse_below is not None and not 0 < refuse_below < 1
+    return [
+        (not many and found > 0, f"thresholds are for multi-label; {task} has none"),
+        (many and found != wanted, f"multi-label needs one threshold per label; {wanted} label(s) have {found}"),
+        (bool(strange), f"thresholds must lie between 0 and 1, both excluded; found {strange}"),
+        (task != "classification" and refuse_below is not None, f"refuse_below is for classification, not for {task}"),
+        (outside, f"refuse_below must lie between 0 and 1, both excluded; found {refuse_below}"),
+    ]
+
+
+def _tag_rules(spec: ServingSpec) -> list[tuple[bool, str]]:
+    """IOB2: O is outside, B-x begins an entity of type x, I-x goes on with it."""
+    if not spec.per_token:
+        return []
+    strange = [label for label in spec.labels if not _TAG.fullmatch(label)]
+    orphans = [label for label in spec.labels if label[:2] == "I-" and f"B-{label[2:]}" not in spec.labels]
+    return [
+        (spec.texts_per_item != 1, f"{spec.task} reads one text per item; texts_per_item is {spec.texts_per_item}"),
+        (bool(strange), f"labels of {spec.task} must be O, B-x or I-x; found {', '.join(strange)}"),
+        (bool(orphans), f"a label I-x needs a B-x beside it; {', '.join(orphans)} have none"),
+    ]
+
+
+def _graph_rules(spec: ServingSpec) -> list[tuple[bool, str]]:
+    return [
+        ("input_ids" not in spec.graph_inputs, "graph_inputs must name input_ids"),
+        (len(set(spec.graph_inputs)) != len(spec.graph_inputs), "graph_inputs must differ from each other"),
+        (not spec.buckets or list(spec.buckets) != sorted(set(spec.buckets)), "buckets must be ascending lengths"),
+        (any(bucket > spec.max_length for bucket in spec.buckets), "no bucket may exceed max_length"),
+        (not spec.providers, "providers must name at least one"),
     ]
 
 
@@ -166,7 +214,9 @@ def _golden_faults(golden: Golden, *, spec: ServingSpec) -> list[str]:
         faults.append(f"{len(golden.items)} items and {len(golden.logits)} rows of logits; needs one row per item")
     if any(len(item) != spec.texts_per_item for item in golden.items):
         faults.append(f"an item has not {spec.texts_per_item} text(s), as {SPEC} says")
-    if any(len(row) != spec.outputs for row in golden.logits):
+    if spec.per_token and any(not row or len(row) % spec.outputs for row in golden.logits):
+        faults.append(f"a row has not {spec.outputs} logits for each of its tokens, as {SPEC} says")
+    if not spec.per_token and any(len(row) != spec.outputs for row in golden.logits):
         faults.append(f"a row has not {spec.outputs} logit(s), as {SPEC} says")
     return faults
 

@@ -1,6 +1,7 @@
 """Tokenizer and ONNX session of one bundle, from texts to scores: the same code that is measured and that serves.
 
-Shapes: N items, L tokens, C outputs (one per label; 1 for regression).
+Shapes: N items, L tokens, C outputs (one per label or dimension; 1 for regression). The raw output of one item is (C,),
+or (L, C) for token-classification.
 
 Every item is computed alone, as a batch of one: with dynamic int8 the scale of the activations is taken over the
 batch, so an answer would otherwise depend on who else asked.
@@ -17,11 +18,12 @@ import onnxruntime
 from onnxruntime.capi import onnxruntime_pybind11_state as ort_errors
 from tokenizers import Tokenizer
 
+from serving.answers import Floats, probabilities
 from serving.bundle import Bundle, Item
 from serving.cpu import cpu_features, usable_threads
 from serving.errors import BadArtifact, BadRequest
+from serving.spans import Span
 
-Floats = npt.NDArray[np.float32]
 CPU = "CPUExecutionProvider"
 _ORT_ERRORS = (
     *(ort_errors.Fail, ort_errors.InvalidArgument, ort_errors.InvalidGraph, ort_errors.InvalidProtobuf),
@@ -30,17 +32,24 @@ _ORT_ERRORS = (
 
 
 class Tokens(NamedTuple):
-    """One item as the graph reads it: ids and segment numbers, both of length L, special tokens included."""
+    """One item as the graph reads it: ids and segment numbers, both of length L, special tokens included; and, where
+    tokens have outputs of their own, the characters each came from (special ones: none)."""
 
     ids: list[int]
     type_ids: list[int]
+    offsets: Sequence[Span] = ()
 
 
 @dataclass(frozen=True)
 class Answer:
-    """Scores (N, C), probabilities for classification and raw values for regression, and the time each phase took."""
+    """What `serving.answers.results` reads, and the time each phase took.
 
-    scores: Floats
+    scores: an array per item, (C,) or (L, C); probabilities where the task has labels.
+    offsets: the characters of each token of an item; () where tokens have no outputs of their own.
+    """
+
+    scores: list[Floats]
+    offsets: list[Sequence[Span]]
     tokenize_ms: float
     infer_ms: float
 
@@ -67,18 +76,18 @@ class Engine:
         started = self._clock()
         tokens = self.encode(items)
         encoded = self._clock()
-        logits_NC = self._run_alone(tokens)
-        regression = self.bundle.spec.task == "regression"
-        scores_NC = logits_NC if regression else _softmax(logits_NC)
+        task = self.bundle.spec.task
+        scores = [probabilities(row, task=task) for row in self._run_alone(tokens)]
         infer_ms = (self._clock() - encoded) * 1e3
-        return Answer(scores=scores_NC, tokenize_ms=(encoded - started) * 1e3, infer_ms=infer_ms)
+        offsets = [one.offsets for one in tokens]
+        return Answer(scores=scores, offsets=offsets, tokenize_ms=(encoded - started) * 1e3, infer_ms=infer_ms)
 
-    def logits(self, items: Sequence[Item]) -> Floats:
-        """(N, C): every item alone."""
+    def logits(self, items: Sequence[Item]) -> list[Floats]:
+        """The raw output of every item, each computed alone."""
         return self._run_alone(self.encode(items))
 
     def encode(self, items: Sequence[Item]) -> list[Tokens]:
-        """Tokenize, cut to `max_length`. The fast batch call is used for one item too: it lets other threads run.
+        """Tokenize, cut to `max_length`. A batch call is used for one item too: it lets other threads run.
 
         Raises:
             BadRequest: an item has the wrong number of texts, or gives no token at all.
@@ -88,26 +97,34 @@ class Engine:
             if len(item) != count:
                 raise BadRequest(f"item {index} has {len(item)} text(s); this model takes {count} per item")
         texts = [item[0] if count == 1 else item for item in items]
-        tokens = [Tokens(ids=one.ids, type_ids=one.type_ids) for one in self._tokenizer.encode_batch_fast(texts)]
+        if self.bundle.spec.per_token:
+            tokens = [Tokens(one.ids, one.type_ids, one.offsets) for one in self._tokenizer.encode_batch(texts)]
+        else:  # faster, but without the characters
+            tokens = [Tokens(one.ids, one.type_ids) for one in self._tokenizer.encode_batch_fast(texts)]
         for index, one in enumerate(tokens):
             if not one.ids:
                 raise BadRequest(f"item {index} has no token this model can read; send some text")
         return tokens
 
     def run(self, batch: Sequence[Tokens]) -> Floats:
-        """(N, C) logits of one padded batch.
+        """Raw outputs (N, C) of one padded batch; (N, L, C) for token-classification.
 
         Raises:
-            BadArtifact: the graph cannot compute this, or a logit is NaN or infinite: no such answer leaves this class.
+            BadArtifact: the graph cannot compute this, gives another shape, or gives NaN or infinity: no such answer
+                leaves this class.
         """
-        name = self.bundle.spec.name
+        name, feed = self.bundle.spec.name, self._feed(batch)
         try:
-            (logits_NC,) = self._session.run([self._output], self._feed(batch))
+            (outputs,) = self._session.run([self._output], feed)
         except _ORT_ERRORS as error:
             raise BadArtifact(f"model {name} cannot compute this input: {error}") from error
-        if not np.isfinite(logits_NC).all():
+        shape_NL = feed["input_ids"].shape
+        wanted = (*(shape_NL if self.bundle.spec.per_token else shape_NL[:1]), self.bundle.spec.outputs)
+        if outputs.shape != wanted:
+            raise BadArtifact(f"model {name} gave {outputs.shape} for this input, not {wanted}; export it again")
+        if not np.isfinite(outputs).all():
             raise BadArtifact(f"model {name} gave NaN or infinity for this input; its weights are unfit")
-        found: Floats = logits_NC.astype(np.float32, copy=False)
+        found: Floats = outputs.astype(np.float32, copy=False)
         return found
 
     def warm(self) -> None:
@@ -115,9 +132,8 @@ class Engine:
         for length in self.bundle.spec.buckets:
             self.run([Tokens(ids=[self.bundle.spec.pad_id] * length, type_ids=[0] * length)])
 
-    def _run_alone(self, tokens: Sequence[Tokens]) -> Floats:
-        rows = [self.run([one]) for one in tokens]
-        return np.concatenate(rows) if rows else np.zeros((0, self.bundle.spec.outputs), np.float32)
+    def _run_alone(self, tokens: Sequence[Tokens]) -> list[Floats]:
+        return [self.run([one])[0] for one in tokens]
 
     def _feed(self, batch: Sequence[Tokens]) -> dict[str, npt.NDArray[np.int64]]:
         lengths = [len(one.ids) for one in batch]
@@ -138,23 +154,25 @@ def check_golden(engine: Engine) -> None:
     """Compute the golden inputs here and compare.
 
     Raises:
-        BadArtifact: a logit is further off than the bundle's tolerance.
+        BadArtifact: an output is further off than the bundle's tolerance, or a text has other tokens than it had.
     """
-    golden = engine.bundle.golden
-    found = engine.logits([tuple(item) for item in golden.items])
-    off = np.abs(found - np.asarray(golden.logits, np.float32)).max(axis=1)
-    worst = int(off.argmax())
+    golden, path = engine.bundle.golden, engine.bundle.path
+    found = [row.ravel() for row in engine.logits([tuple(item) for item in golden.items])]
+    measured = [np.asarray(row, np.float32) for row in golden.logits]
+    outputs = engine.bundle.spec.outputs
+    for index, (row, wanted) in enumerate(zip(found, measured, strict=True)):
+        if row.size != wanted.size:
+            raise BadArtifact(
+                f"{path}: golden input {index} has {row.size // outputs} tokens on this machine, not the "
+                f"{wanted.size // outputs} measured; this version of tokenizers reads it otherwise: export it again"
+            )
+    off = [float(np.abs(row - wanted).max()) for row, wanted in zip(found, measured, strict=True)]
+    worst = int(np.argmax(off))
     if off[worst] > golden.tolerance:
         raise BadArtifact(
-            f"{engine.bundle.path}: golden input {worst} is off by {off[worst]:.4g} on this machine, more than the "
+            f"{path}: golden input {worst} is off by {off[worst]:.4g} on this machine, more than the "
             f"{golden.tolerance:.4g} allowed; this CPU or runtime computes another model than the one measured"
         )
-
-
-def _softmax(logits_NC: Floats) -> Floats:
-    exp_NC = np.exp(logits_NC - logits_NC.max(axis=1, keepdims=True, initial=-np.inf))
-    scores: Floats = exp_NC / exp_NC.sum(axis=1, keepdims=True)
-    return scores
 
 
 def _require_cpu(bundle: Bundle) -> None:
@@ -199,13 +217,19 @@ def _open_session(bundle: Bundle, *, threads: int) -> onnxruntime.InferenceSessi
 
 
 def _match_graph(bundle: Bundle, session: onnxruntime.InferenceSession) -> str:
-    """Check that the graph is the one serving.yaml describes; return the name of its logits."""
+    """Check that the graph is the one serving.yaml describes; return the name of its output."""
     told, inputs = bundle.spec.graph_inputs, session.get_inputs()
     if names := {node.name for node in inputs} ^ set(told):
         raise BadArtifact(f"{bundle.path}: the graph and serving.yaml disagree about {', '.join(sorted(names))}")
     if wrong := [f"{node.name} as {node.type}" for node in inputs if node.type != "tensor(int64)"]:
         raise BadArtifact(f"{bundle.path}: the graph reads {', '.join(wrong)}; export it with int64 inputs")
     output = session.get_outputs()[0]
+    axes = ("items", "tokens", "logits") if bundle.spec.per_token else ("items", "logits")
+    if len(output.shape) != len(axes):
+        raise BadArtifact(
+            f"{bundle.path}: the graph's output has rank {len(output.shape)}; {bundle.spec.task} needs "
+            f"({', '.join(axes)}); export it again"
+        )
     width = output.shape[-1]
     if isinstance(width, int) and width != bundle.spec.outputs:
         raise BadArtifact(f"{bundle.path}: the graph gives {width} logit(s); serving.yaml says {bundle.spec.outputs}")

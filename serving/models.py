@@ -11,7 +11,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from serving.bundle import Item, read_bundle
+from serving.answers import results
+from serving.bundle import Item, ServingSpec, read_bundle
 from serving.engine import Answer, Engine, check_golden
 from serving.errors import BadArtifact, BadRequest, Transient
 from serving.registry import Resolved
@@ -28,15 +29,20 @@ class Live:
     version: str
     digest: str
 
+    @property
+    def spec(self) -> ServingSpec:
+        return self.engine.bundle.spec
+
     def identity(self) -> dict[str, str]:
         return {"name": self.name, "version": self.version, "digest": self.digest}
 
 
 @dataclass(frozen=True)
 class Served:
-    """An answer and the model that gave it."""
+    """An answer, as the client is told it and with its timing, and the model that gave it."""
 
     answer: Answer
+    results: list[dict[str, object]]
     live: Live
 
 
@@ -47,8 +53,11 @@ class Models:
         self.current = live
 
     def answer(self, items: Sequence[Item]) -> Served:
+        """Called by the executors, so that wording a long answer does not hold up the thread that talks HTTP."""
         live = self.current
-        return Served(answer=live.engine.answer(items), live=live)
+        answer = live.engine.answer(items)
+        told = results(answer.scores, spec=live.spec, items=items, offsets=answer.offsets)
+        return Served(answer=answer, results=told, live=live)
 
 
 class Observer(Protocol):

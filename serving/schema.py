@@ -1,4 +1,4 @@
-"""What a request may say and what an answer looks like; everything is checked here, once, before any work.
+"""What a request may say and where it is sent; everything is checked here, once, before any work.
 
 {"texts": ["a", "b"]}                 where the model reads one text per item
 {"texts": [["a", "b"], ["c", "d"]]}   where it reads pairs
@@ -6,10 +6,16 @@
 
 import msgspec
 
-from serving.bundle import Item, ServingSpec
-from serving.engine import Floats
+from serving.bundle import Item, ServingSpec, TaskKind
 from serving.errors import BadRequest
 
+ROUTES: dict[TaskKind, str] = {
+    "classification": "/classify",
+    "multi-label": "/classify",
+    "regression": "/classify",
+    "token-classification": "/tag",
+    "embedding": "/embed",
+}
 MAX_BODY_BYTES = 4 * 2**20
 _MAX_TIMEOUT_MS = 3_600_000
 _SHAPES = {1: '{"texts": ["a", ...]}', 2: '{"texts": [["a", "b"], ...]}'}
@@ -17,6 +23,10 @@ _SHAPES = {1: '{"texts": ["a", ...]}', 2: '{"texts": [["a", "b"], ...]}'}
 
 class TooLarge(BadRequest):
     """The body is larger than this server reads."""
+
+
+class WrongRoute(BadRequest):
+    """The model does another task than the one this route is for."""
 
 
 class Singles(msgspec.Struct, forbid_unknown_fields=True):
@@ -55,19 +65,15 @@ def parse_timeout_s(header: str | None) -> float:
     return timeout_ms / 1e3
 
 
+def check_route(route: str, *, task: TaskKind) -> None:
+    """Raises WrongRoute where requests for `task` are sent to another."""
+    if ROUTES[task] != route:
+        raise WrongRoute(f"this model does {task}: POST {ROUTES[task]}")
+
+
 def check_size(size_bytes: int) -> None:
     if size_bytes > MAX_BODY_BYTES:
         raise TooLarge(f"the body exceeds the {MAX_BODY_BYTES} bytes allowed; split the request")
-
-
-def results(scores_NC: Floats, *, labels: tuple[str, ...]) -> list[dict[str, object]]:
-    """One record per item: the best label with all scores, or the plain number where there are no labels."""
-    if not labels:
-        return [{"score": row[0]} for row in scores_NC.tolist()]
-    return [
-        {"label": labels[best], "score": row[best], "scores": dict(zip(labels, row, strict=True))}
-        for best, row in zip(scores_NC.argmax(axis=1).tolist(), scores_NC.tolist(), strict=True)
-    ]
 
 
 def _decode(body: bytes, *, texts_per_item: int) -> list[Item]:

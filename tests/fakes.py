@@ -1,7 +1,8 @@
 """Stand-ins that tests share: small real things rather than mocks.
 
-`tiny_bundle` seals a real ONNX graph with a real tokenizer whose logits have a closed form: every word of class c adds
-`WEIGHT / L` to logit c, where L counts the tokens including [CLS] and [SEP]; the word "poison" makes them NaN.
+`tiny_bundle` seals a real ONNX graph with a real tokenizer whose raw outputs have a closed form: every word of class c
+adds `WEIGHT / L` to output c, where L counts the tokens including [CLS] and [SEP]; for token-classification the token
+of such a word has `WEIGHT` at c and nothing elsewhere. The word "poison" makes them NaN.
 """
 
 from collections.abc import Sequence
@@ -14,13 +15,23 @@ from onnx import TensorProto, helper, numpy_helper
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 
 from pipeline.artifact import Manifest, SealedFile, tree_digest
-from serving.bundle import Bundle, Golden, Item, ServingSpec, read_bundle, seal_core
+from serving.bundle import Bundle, Golden, Item, ServingSpec, TaskKind, read_bundle, seal_core
 
 WEIGHT = 8.0
 SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]")
 WORDS = ("bad", "good", "awful", "fine", "dull", "bright")  # word i votes for class i modulo the number of classes
 POISON = "poison"
 VOCABULARY = (*SPECIAL, *WORDS, POISON)
+# What a tiny bundle is labelled with; "good" and "dull" begin an entity, "awful" and "bright" go on with one.
+LABELS: dict[TaskKind, tuple[str, ...]] = {
+    "classification": ("negative", "positive"),
+    "multi-label": ("negative", "positive"),
+    "regression": (),
+    "token-classification": ("O", "B-mood", "I-mood"),
+    "embedding": (),
+}
+THRESHOLD = 0.6  # of each label, where none are given: a label that no word votes for has 0.5
+DIMENSIONS = 3
 
 
 class Clock:
@@ -40,7 +51,10 @@ def tiny_bundle(
     path: Path,
     *,
     name: str = "tiny",
-    labels: Sequence[str] = ("negative", "positive"),
+    task: TaskKind | None = None,
+    labels: Sequence[str] | None = None,
+    thresholds: Sequence[float] | None = None,
+    refuse_below: float | None = None,
     texts_per_item: int = 1,
     max_length: int = 16,
     max_items: int = 64,
@@ -51,23 +65,30 @@ def tiny_bundle(
     golden_error: float = 0.0,
     work: int = 0,
 ) -> Bundle:
-    """Seal a bundle in `path`. No labels means regression; `bias` is added to logit 0 (another version of the model);
-    `golden_error` falsifies the golden logits; `work` multiplies two work x work matrices per answer (a slow model).
-    """
+    """Seal a bundle in `path`: where no task is named, of regression if there are no labels, else of classification.
+
+    `bias` is added to output 0 (another version of the model); `golden_error` falsifies the golden outputs; `work`
+    multiplies two work x work matrices per answer (a slow model)."""
     path.mkdir(parents=True, exist_ok=True)
-    inputs = ("input_ids", "attention_mask", *(("token_type_ids",) if texts_per_item == 2 else ()))
+    kind: TaskKind = task or ("regression" if labels is not None and not labels else "classification")
+    named = tuple(LABELS[kind] if labels is None else labels)
+    if thresholds is None:
+        thresholds = [THRESHOLD] * len(named) if kind == "multi-label" else []
     spec = ServingSpec(
         name=name,
-        task="classification" if labels else "regression",
-        labels=tuple(labels),
+        task=kind,
+        labels=named,
+        thresholds=tuple(thresholds),
+        refuse_below=refuse_below,
+        dimensions=DIMENSIONS if kind == "embedding" else None,
         texts_per_item=texts_per_item,
         max_length=max_length,
         pad_id=0,
-        graph_inputs=inputs,
+        graph_inputs=("input_ids", "attention_mask", *(("token_type_ids",) if texts_per_item == 2 else ())),
         buckets=(max_length // 2, max_length),
         providers=tuple(providers),
         cpu_features=tuple(cpu_features),
-        parameters=len(VOCABULARY) * (len(labels) or 1),
+        parameters=len(VOCABULARY) * (len(named) or 1),
         max_items=max_items,
         max_characters=max_characters,
     )
@@ -81,9 +102,15 @@ def tiny_bundle(
 
 
 def expected_logits(item: Item, *, spec: ServingSpec, bias: float = 0.0) -> list[float]:
-    """The closed form, for items shorter than max_length."""
+    """The closed form, for items shorter than max_length; flat, row by row, where every token has outputs."""
+    if spec.per_token:
+        tokens = ["[CLS]", *item[0].split(), "[SEP]"]
+        return [value for token in tokens for value in _sum_of_votes([token], spec=spec, bias=bias, length=1)]
     words = [word for text in item for word in text.split()]
-    length = len(words) + 1 + len(item)
+    return _sum_of_votes(words, spec=spec, bias=bias, length=len(words) + 1 + len(item))
+
+
+def _sum_of_votes(words: Sequence[str], *, spec: ServingSpec, bias: float, length: int) -> list[float]:
     logits = [0.0] * spec.outputs
     for word in words:
         if word in WORDS:
@@ -105,12 +132,12 @@ def tiny_tokenizer(texts_per_item: int = 1) -> Tokenizer:
 
 
 def tiny_graph(spec: ServingSpec, *, bias: float = 0.0, work: int = 0) -> onnx.ModelProto:
-    """Gather the votes, mask padding, average over the real tokens, add the bias."""
+    """Gather the votes, mask padding, average over the real tokens (or leave them as they are), add the bias."""
     votes = np.zeros((len(VOCABULARY), spec.outputs), np.float32)
     for index in range(len(WORDS)):
         votes[len(SPECIAL) + index, index % spec.outputs] = WEIGHT
     votes[VOCABULARY.index(POISON)] = np.nan
-    constants = {
+    constants: dict[str, np.ndarray] = {
         "votes": votes,
         "bias": np.array([bias] + [0.0] * (spec.outputs - 1), np.float32),
         "last": np.array([2], np.int64),
@@ -124,15 +151,16 @@ def tiny_graph(spec: ServingSpec, *, bias: float = 0.0, work: int = 0) -> onnx.M
         helper.make_node("ReduceSum", ["kept_NLC", "middle"], ["sum_NC"], keepdims=0),
         helper.make_node("ReduceSum", ["mask_NL1", "middle"], ["length_N1"], keepdims=0),
         helper.make_node("Div", ["sum_NC", "length_N1"], ["mean_NC"]),
-        helper.make_node("Add", ["mean_NC", "bias"], ["plain_NC"]),
+        helper.make_node("Add", ["kept_NLC" if spec.per_token else "mean_NC", "bias"], ["plain"]),
     ]
-    nodes += _work_nodes(constants, size=work) if work else [helper.make_node("Identity", ["plain_NC"], ["logits"])]
+    nodes += _work_nodes(constants, size=work) if work else [helper.make_node("Identity", ["plain"], ["logits"])]
+    shape = ["batch", *(["length"] if spec.per_token else []), spec.outputs]
     return helper.make_model(
         helper.make_graph(
             [*nodes, *_segment_nodes(spec)],
             "tiny",
             [helper.make_tensor_value_info(name, TensorProto.INT64, ["batch", "length"]) for name in spec.graph_inputs],
-            [helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["batch", spec.outputs])],
+            [helper.make_tensor_value_info("logits", TensorProto.FLOAT, shape)],
             [numpy_helper.from_array(array, name) for name, array in constants.items()],
         ),
         ir_version=10,
@@ -160,7 +188,7 @@ def _work_nodes(constants: dict[str, np.ndarray], *, size: int) -> list[onnx.Nod
         helper.make_node("MatMul", ["full_SS", "full_SS"], ["product_SS"]),
         helper.make_node("ReduceMin", ["product_SS"], ["smallest"], keepdims=0),
         helper.make_node("Sub", ["smallest", "smallest"], ["nothing"]),
-        helper.make_node("Add", ["plain_NC", "nothing"], ["logits"]),
+        helper.make_node("Add", ["plain", "nothing"], ["logits"]),
     ]
 
 

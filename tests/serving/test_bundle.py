@@ -1,15 +1,35 @@
+import math
 import re
 from pathlib import Path
 
 import msgspec
 import pytest
-from fakes import tiny_bundle
+from fakes import DIMENSIONS, LABELS, tiny_bundle
 
-from serving.bundle import Bundle, Golden, ServingSpec, read_bundle, seal_core
+from serving.bundle import Bundle, Golden, ServingSpec, TaskKind, read_bundle, seal_core
 from serving.errors import BadArtifact
 
 AGAIN = "fetch or export the bundle again"
 CORE = "config.json, golden.json, model.onnx, serving.yaml, tokenizer.json"
+MULTI: dict[str, object] = {"task": "multi-label"}
+TAGS: dict[str, object] = {"task": "token-classification", "labels": ("O", "B-x", "I-x")}
+# serving.yaml as version 0.1 wrote it.
+FIRST_SCHEMA = """
+schema: 1
+name: tiny
+task: classification
+labels: [negative, positive]
+texts_per_item: 1
+max_length: 16
+pad_id: 0
+graph_inputs: [input_ids, attention_mask]
+buckets: [8, 16]
+providers: [CPUExecutionProvider]
+cpu_features: []
+parameters: 22
+max_items: 64
+max_characters: 20000
+"""
 
 
 @pytest.fixture
@@ -108,8 +128,8 @@ def test_a_tokenizer_file_slipped_in_after_the_seal_is_refused(bundle: Bundle) -
 
 def test_a_newer_schema_is_told_apart_from_a_broken_one(bundle: Bundle) -> None:
     with pytest.raises(BadArtifact) as refused:
-        reseal(bundle, schema=2)
-    told = "schema 2 is newer than 1, the newest this version reads; update Retort"
+        reseal(bundle, schema=3)
+    told = "schema 3 is newer than 2, the newest this version reads; update Retort"
     assert str(refused.value) == f"{bundle.path / 'serving.yaml'}: {told}"
 
 
@@ -117,8 +137,36 @@ def test_a_newer_schema_is_told_apart_from_a_broken_one(bundle: Bundle) -> None:
     ("changes", "fault"),
     [
         ({"labels": ("one",)}, "classification needs two labels or more"),
+        ({"labels": ("O",), "task": "token-classification"}, "token-classification needs two labels or more"),
+        ({"labels": (), "task": "multi-label"}, "multi-label needs a label or more"),
         ({"labels": ("a", "a", "b")}, "labels must differ from each other"),
         ({"task": "regression"}, "regression has no labels"),
+        ({"task": "embedding", "dimensions": 3}, "embedding has no labels"),
+        ({"task": "embedding", "labels": ()}, "embedding needs dimensions, the width of its vector"),
+        ({"dimensions": 3}, "dimensions are for embedding; classification has none"),
+        ({"thresholds": (0.5, 0.5)}, "thresholds are for multi-label; classification has none"),
+        (MULTI, "multi-label needs one threshold per label; 2 label(s) have 0"),
+        (MULTI | {"thresholds": (0.5,)}, "multi-label needs one threshold per label; 2 label(s) have 1"),
+        (
+            MULTI | {"thresholds": (0.5, 1.0)},
+            "thresholds must lie between 0 and 1, both excluded; found [1.0]",
+        ),
+        (
+            MULTI | {"thresholds": (0.0, math.nan)},
+            "thresholds must lie between 0 and 1, both excluded; found [0.0, nan]",
+        ),
+        (
+            MULTI | {"thresholds": (0.5, 0.5), "refuse_below": 0.5},
+            "refuse_below is for classification, not for multi-label",
+        ),
+        ({"refuse_below": 0.0}, "refuse_below must lie between 0 and 1, both excluded; found 0.0"),
+        ({"refuse_below": 1.0}, "refuse_below must lie between 0 and 1, both excluded; found 1.0"),
+        (TAGS | {"texts_per_item": 2}, "token-classification reads one text per item; texts_per_item is 2"),
+        (
+            TAGS | {"labels": ("O", "B-x", "x", "E-x", "B-", "B")},
+            "labels of token-classification must be O, B-x or I-x; found x, E-x, B-, B",
+        ),
+        (TAGS | {"labels": ("O", "B-x", "I-y")}, "a label I-x needs a B-x beside it; I-y have none"),
         ({"graph_inputs": ("attention_mask",)}, "graph_inputs must name input_ids"),
         ({"graph_inputs": ("input_ids", "input_ids")}, "graph_inputs must differ from each other"),
         ({"buckets": ()}, "buckets must be ascending lengths"),
@@ -132,11 +180,32 @@ def test_a_spec_that_contradicts_itself_cannot_be_made(bundle: Bundle, changes: 
         ServingSpec(**(msgspec.structs.asdict(bundle.spec) | changes))
 
 
+def test_a_bundle_of_the_first_schema_is_still_read(bundle: Bundle) -> None:
+    _seal_text(bundle, FIRST_SCHEMA)
+    assert read_bundle(bundle.path).spec == msgspec.structs.replace(bundle.spec, schema=1)
+
+
+@pytest.mark.parametrize("task", LABELS)
+def test_a_spec_of_every_task_reads_back_with_the_width_of_its_outputs(tmp_path: Path, task: TaskKind) -> None:
+    sealed = tiny_bundle(tmp_path, task=task)
+    assert read_bundle(tmp_path) == sealed
+    assert sealed.spec.outputs == {"regression": 1, "embedding": DIMENSIONS}.get(task, len(LABELS[task]))
+    assert sealed.spec.per_token == (task == "token-classification")
+
+
+def test_thresholds_and_the_bound_of_refusal_are_kept_to_the_last_bit(tmp_path: Path) -> None:
+    chosen = (0.1, float.fromhex("0x1.5555560000000p-2"))
+    assert tiny_bundle(tmp_path / "m", task="multi-label", thresholds=chosen).spec.thresholds == chosen
+    assert tiny_bundle(tmp_path / "c", refuse_below=chosen[1]).spec.refuse_below == chosen[1]
+
+
 @pytest.mark.parametrize(
     ("changes", "fault"),
     [
         ({"max_items": 0}, "Expected `int` >= 1 - at `$.max_items`"),
         ({"texts_per_item": 3}, "Expected `int` <= 2 - at `$.texts_per_item`"),
+        ({"task": "tagging"}, "Invalid enum value 'tagging' - at `$.task`"),
+        ({"task": "embedding", "labels": (), "dimensions": -1}, "Expected `int` >= 1 - at `$.dimensions`"),
         ({"name": ""}, "Expected `str` of length >= 1 - at `$.name`"),
         ({"graph_inputs": ("input_ids", "inputs")}, "Invalid enum value 'inputs' - at `$.graph_inputs[1]`"),
     ],
@@ -175,6 +244,16 @@ def test_golden_inputs_that_do_not_fit_are_refused(
     assert str(refused.value) == f"{bundle.path / 'golden.json'}: {fault}"
 
 
+@pytest.mark.parametrize("row", [[], [0.0] * 4])
+def test_golden_rows_of_a_tagger_hold_every_label_for_each_token(tmp_path: Path, row: list[float]) -> None:
+    bundle = tiny_bundle(tmp_path, task="token-classification")
+    seal_core(tmp_path, spec=bundle.spec, golden=Golden(items=[["good"]], logits=[[0.0] * 9], tolerance=0.1))
+    with pytest.raises(BadArtifact) as refused:
+        seal_core(tmp_path, spec=bundle.spec, golden=Golden(items=[["good"]], logits=[row], tolerance=0.1))
+    told = "a row has not 3 logits for each of its tokens, as serving.yaml says"
+    assert str(refused.value) == f"{tmp_path / 'golden.json'}: {told}"
+
+
 def test_an_incomplete_core_cannot_be_sealed(bundle: Bundle) -> None:
     (bundle.path / "model.onnx").unlink()
     (bundle.path / "config.json").unlink()
@@ -186,10 +265,14 @@ def test_an_incomplete_core_cannot_be_sealed(bundle: Bundle) -> None:
 
 def _write_spec(bundle: Bundle, **changes: object) -> None:
     """Seal a serving.yaml that no ServingSpec would be."""
+    _seal_text(bundle, msgspec.yaml.encode(msgspec.structs.asdict(bundle.spec) | changes).decode())
+
+
+def _seal_text(bundle: Bundle, text: str) -> None:
     import hashlib
 
     path = bundle.path / "serving.yaml"
-    path.write_bytes(msgspec.yaml.encode(msgspec.structs.asdict(bundle.spec) | changes))
+    path.write_text(text)
     manifest = bundle.path / "manifest.sha256"
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
     manifest.write_text(re.sub(r"[0-9a-f]{64}(?=  serving.yaml)", digest, manifest.read_text()))

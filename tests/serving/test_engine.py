@@ -8,7 +8,7 @@ import onnx
 import pytest
 from fakes import expected_logits, tiny_bundle, tiny_graph
 
-from serving.bundle import Bundle, read_bundle, seal_core
+from serving.bundle import Bundle, TaskKind, read_bundle, seal_core
 from serving.engine import Engine, Tokens, check_golden
 from serving.errors import BadArtifact, BadRequest
 
@@ -16,6 +16,11 @@ from serving.errors import BadArtifact, BadRequest
 @pytest.fixture(scope="module")
 def engine(tmp_path_factory: pytest.TempPathFactory) -> Engine:
     return Engine(tiny_bundle(tmp_path_factory.mktemp("bundle")), threads=1)
+
+
+@pytest.fixture(scope="module")
+def tagger(tmp_path_factory: pytest.TempPathFactory) -> Engine:
+    return Engine(tiny_bundle(tmp_path_factory.mktemp("tagger"), task="token-classification"), threads=1)
 
 
 def refusal(bundle: Bundle) -> str:
@@ -31,10 +36,22 @@ def test_logits_are_those_of_the_closed_form(engine: Engine) -> None:
 
 
 def test_classification_scores_are_the_softmax_of_the_logits(engine: Engine) -> None:
-    logits = engine.logits([("good",), ("dull",)])
+    logits = np.stack(engine.logits([("good",), ("dull",)]))
     scores = engine.answer([("good",), ("dull",)]).scores
     np.testing.assert_allclose(scores, np.exp(logits) / np.exp(logits).sum(1, keepdims=True), rtol=1e-6)
-    assert scores.dtype == np.float32
+    assert [row.dtype for row in scores] == [np.float32] * 2
+
+
+def test_multi_label_scores_are_a_sigmoid_each(tmp_path: Path) -> None:
+    engine = Engine(tiny_bundle(tmp_path, task="multi-label"), threads=1)
+    (logits,) = engine.logits([("good bad good",)])
+    np.testing.assert_allclose(engine.answer([("good bad good",)]).scores, [1 / (1 + np.exp(-logits))], rtol=1e-6)
+
+
+def test_the_scores_of_an_embedding_are_the_vector(tmp_path: Path) -> None:
+    engine = Engine(tiny_bundle(tmp_path, task="embedding"), threads=1)
+    expected = expected_logits(("good awful",), spec=engine.bundle.spec)
+    np.testing.assert_allclose(engine.answer([("good awful",)]).scores, [expected], rtol=1e-6)
 
 
 def test_regression_scores_are_the_raw_values(tmp_path: Path) -> None:
@@ -52,7 +69,42 @@ def test_pairs_are_read_with_their_segments(tmp_path: Path) -> None:
 
 
 def test_no_items_give_no_rows(engine: Engine) -> None:
-    assert engine.logits([]).shape == (0, 2)
+    assert engine.logits([]) == engine.answer([]).scores == []
+
+
+def test_a_tagger_gives_every_token_of_an_item_its_outputs(tagger: Engine) -> None:
+    items = [("good",), ("dull bright bad",), ("",)]
+    found = tagger.logits(items)
+    assert [row.shape for row in found] == [(3, 3), (5, 3), (2, 3)]
+    expected = [expected_logits(item, spec=tagger.bundle.spec) for item in items]
+    assert [row.ravel().tolist() for row in found] == expected
+
+
+def test_a_tagger_s_scores_are_a_softmax_of_each_token(tagger: Engine) -> None:
+    (scores,) = tagger.answer([("good day",)]).scores
+    sure = np.exp(8.0) / (np.exp(8.0) + 2)
+    expected = [[1 / 3] * 3, [(1 - sure) / 2, sure, (1 - sure) / 2], [1 / 3] * 3, [1 / 3] * 3]
+    np.testing.assert_allclose(scores, expected, rtol=1e-5)
+
+
+def test_a_tagger_says_which_characters_each_token_came_from(tagger: Engine) -> None:
+    answer = tagger.answer([("😀 good, e\u0301te\u0301",), ("好 dull",)])
+    assert answer.offsets == [
+        [(0, 0), (0, 1), (2, 6), (6, 7), (8, 13), (0, 0)],
+        [(0, 0), (0, 1), (2, 6), (0, 0)],
+    ]
+    assert [len(row) for row in answer.scores] == [6, 4]
+
+
+def test_where_tokens_have_no_outputs_nobody_pays_for_their_characters(engine: Engine) -> None:
+    assert engine.answer([("good day",)]).offsets == [()]
+
+
+def test_a_padded_batch_of_a_tagger_agrees_with_single_items(tagger: Engine) -> None:
+    items = [("good",), ("bad bright dull fine",)]
+    short, long = tagger.run(tagger.encode(items))
+    np.testing.assert_array_equal(short[:3], tagger.logits(items)[0])
+    np.testing.assert_array_equal(long, tagger.logits(items)[1])
 
 
 def test_an_item_is_computed_alone_whatever_its_mates(engine: Engine) -> None:
@@ -142,6 +194,47 @@ def test_a_graph_with_another_width_than_the_labels_is_refused(tmp_path: Path) -
     assert refusal(read_bundle(tmp_path)) == f"{tmp_path}: the graph gives 3 logit(s); serving.yaml says 2"
 
 
+@pytest.mark.parametrize(
+    ("task", "graph_of", "told"),
+    [
+        ("classification", "token-classification", "rank 3; classification needs (items, logits)"),
+        ("token-classification", "embedding", "rank 2; token-classification needs (items, tokens, logits)"),
+    ],
+)
+def test_a_graph_whose_output_has_another_rank_is_refused(
+    tmp_path: Path, task: TaskKind, graph_of: TaskKind, told: str
+) -> None:
+    bundle = tiny_bundle(tmp_path, task=task)
+    onnx.save(tiny_graph(tiny_bundle(tmp_path / "other", task=graph_of).spec), tmp_path / "model.onnx")
+    seal_core(tmp_path, spec=bundle.spec, golden=bundle.golden)
+    assert refusal(read_bundle(tmp_path)) == f"{tmp_path}: the graph's output has {told}; export it again"
+
+
+def test_a_graph_whose_output_has_an_unknown_rank_is_refused(tmp_path: Path) -> None:
+    bundle = tiny_bundle(tmp_path)
+    graph = tiny_graph(bundle.spec)
+    del graph.graph.node[:]
+    graph.graph.node.append(onnx.helper.make_node("Cast", ["input_ids"], ["logits"], to=onnx.TensorProto.FLOAT))
+    for value in (*graph.graph.input, *graph.graph.output):
+        value.type.tensor_type.ClearField("shape")
+    onnx.save(graph, tmp_path / "model.onnx")
+    seal_core(tmp_path, spec=bundle.spec, golden=bundle.golden)
+    told = "the graph's output has rank 0; classification needs (items, logits); export it again"
+    assert refusal(read_bundle(tmp_path)) == f"{tmp_path}: {told}"
+
+
+def test_a_graph_that_gives_another_shape_than_it_promised_is_found_when_it_runs(tmp_path: Path) -> None:
+    bundle = tiny_bundle(tmp_path, task="token-classification")
+    graph = tiny_graph(bundle.spec)
+    graph.graph.output[0].type.tensor_type.shape.dim[1].dim_param = "some"
+    graph.graph.node[-1].CopyFrom(onnx.helper.make_node("Concat", ["plain", "plain"], ["logits"], axis=1))
+    onnx.save(graph, tmp_path / "model.onnx")
+    seal_core(tmp_path, spec=bundle.spec, golden=bundle.golden)
+    with pytest.raises(BadArtifact) as refused:
+        Engine(read_bundle(tmp_path), threads=1).warm()
+    assert str(refused.value) == "model tiny gave (1, 16, 3) for this input, not (1, 8, 3); export it again"
+
+
 def test_golden_inputs_that_agree_pass(engine: Engine) -> None:
     check_golden(engine)
 
@@ -152,6 +245,25 @@ def test_a_golden_input_that_is_off_names_itself_and_by_how_much(tmp_path: Path)
         check_golden(engine)
     assert str(refused.value).startswith(f"{tmp_path}: golden input ")
     assert " is off by 0.5 on this machine, more than the 0.0001 allowed; " in str(refused.value)
+
+
+def test_golden_rows_of_a_tagger_are_compared_token_by_token(tmp_path: Path, tagger: Engine) -> None:
+    check_golden(tagger)
+    engine = Engine(tiny_bundle(tmp_path, task="token-classification", golden_error=0.5), threads=1)
+    with pytest.raises(BadArtifact, match=r"golden input 0 is off by 0\.5 on this machine"):
+        check_golden(engine)
+
+
+def test_a_golden_text_that_has_other_tokens_here_is_told_apart(tmp_path: Path) -> None:
+    bundle = tiny_bundle(tmp_path, task="token-classification")
+    rows = [*bundle.golden.logits[:1], [*bundle.golden.logits[1], 0.0, 0.0, 0.0], *bundle.golden.logits[2:]]
+    seal_core(tmp_path, spec=bundle.spec, golden=msgspec.structs.replace(bundle.golden, logits=rows))
+    with pytest.raises(BadArtifact) as refused:
+        check_golden(Engine(read_bundle(tmp_path), threads=1))
+    assert str(refused.value) == (
+        f"{tmp_path}: golden input 1 has 5 tokens on this machine, not the 6 measured; "
+        "this version of tokenizers reads it otherwise: export it again"
+    )
 
 
 def test_warming_runs_every_bucket(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -167,10 +279,10 @@ def test_many_threads_may_ask_one_engine(engine: Engine) -> None:
 
     def ask(word: str) -> list[bytes]:
         together.wait()
-        return [engine.logits([(f"{word} " * length,)]).tobytes() for length in range(1, 30)]
+        return [engine.logits([(f"{word} " * length,)])[0].tobytes() for length in range(1, 30)]
 
     words = ["good", "bad", "fine", "dull"]
-    alone = [[engine.logits([(f"{word} " * length,)]).tobytes() for length in range(1, 30)] for word in words]
+    alone = [[engine.logits([(f"{word} " * length,)])[0].tobytes() for length in range(1, 30)] for word in words]
     with ThreadPoolExecutor(4) as pool:
         assert list(pool.map(ask, words)) == alone
 

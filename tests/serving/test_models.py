@@ -59,7 +59,8 @@ def world(first: Live) -> World:
 def test_a_loaded_model_is_named_and_answers(first: Live) -> None:
     served = Models(first).answer([("good",)])
     assert served.live.identity() == {"name": "m", "version": "1", "digest": first.engine.bundle.digest}
-    assert served.answer.scores.argmax() == 1
+    assert served.results[0]["label"] == "positive"
+    assert served.answer.scores[0].argmax() == 1
 
 
 def test_a_model_that_fails_its_golden_inputs_is_not_loaded(tmp_path: Path) -> None:

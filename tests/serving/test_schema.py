@@ -1,13 +1,20 @@
 import math
 
 import msgspec
-import numpy as np
 import pytest
 from fakes import tiny_bundle
 
-from serving.bundle import ServingSpec
+from serving.bundle import ServingSpec, TaskKind
 from serving.errors import BadRequest
-from serving.schema import MAX_BODY_BYTES, TooLarge, check_size, parse_items, parse_timeout_s, results
+from serving.schema import (
+    MAX_BODY_BYTES,
+    TooLarge,
+    WrongRoute,
+    check_route,
+    check_size,
+    parse_items,
+    parse_timeout_s,
+)
 
 SINGLES = '; send {"texts": ["a", ...]} as UTF-8 JSON'
 PAIRS = '; send {"texts": [["a", "b"], ...]} as UTF-8 JSON'
@@ -121,13 +128,19 @@ def test_a_deadline_that_is_no_whole_number_in_range_is_refused(header: str) -> 
     assert str(refused.value) == f"X-Request-Timeout-Ms is {header[:20]!r}; send whole numbers from 1 to 3600000"
 
 
-def test_results_carry_the_best_label_and_every_score() -> None:
-    scores = np.array([[0.25, 0.75], [0.5, 0.5]], np.float32)
-    assert results(scores, labels=("no", "yes")) == [
-        {"label": "yes", "score": 0.75, "scores": {"no": 0.25, "yes": 0.75}},
-        {"label": "no", "score": 0.5, "scores": {"no": 0.5, "yes": 0.5}},
-    ]
-
-
-def test_results_of_regression_are_plain_numbers() -> None:
-    assert results(np.array([[2.5], [-1.0]], np.float32), labels=()) == [{"score": 2.5}, {"score": -1.0}]
+@pytest.mark.parametrize(
+    ("task", "right"),
+    [
+        ("classification", "/classify"),
+        ("multi-label", "/classify"),
+        ("regression", "/classify"),
+        ("token-classification", "/tag"),
+        ("embedding", "/embed"),
+    ],
+)
+def test_each_task_has_one_route_and_the_others_name_it(task: TaskKind, right: str) -> None:
+    check_route(right, task=task)
+    for wrong in {"/classify", "/tag", "/embed"} - {right}:
+        with pytest.raises(WrongRoute) as refused:
+            check_route(wrong, task=task)
+        assert str(refused.value) == f"this model does {task}: POST {right}"

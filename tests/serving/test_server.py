@@ -85,6 +85,17 @@ def test_a_request_is_answered_over_http(server: Running) -> None:
     assert "server" not in response.headers
 
 
+def test_a_tagger_s_places_arrive_over_http_as_the_client_counts_them(tmp_path: Path) -> None:
+    text = "😀 “good” e\u0301te\u0301 dull bright"
+    with running(tiny_bundle(tmp_path / "tagger", task="token-classification").path) as server:
+        answered = httpx.post(f"{server.url}/tag", json={"texts": [text]})
+        refused = httpx.post(f"{server.url}/classify", json={"texts": [text]})
+    (told,) = answered.json()["results"]
+    assert [(one["label"], one["text"]) for one in told["entities"]] == [("mood", "good"), ("mood", "dull bright")]
+    assert all(text[one["start"] : one["end"]] == one["text"] for one in told["entities"])
+    assert (refused.status_code, refused.json()) == (404, {"error": "this model does token-classification: POST /tag"})
+
+
 def test_health_and_metrics_are_there(server: Running) -> None:
     statuses = [
         httpx.get(f"{server.url}{path}").status_code for path in ("/v2/health/live", "/v2/health/ready", "/metrics")

@@ -1,0 +1,102 @@
+"""From raw outputs to what a client is told; measuring and judging use the same functions.
+
+Shapes: N items, L tokens of an item, C outputs (labels, dimensions, or 1 for regression).
+
+classification        {"label": "a", "score": 0.9, "scores": {"a": 0.9, "b": 0.1}}
+  below refuse_below  {"label": null, "refused": true, "score": 0.5, "scores": {...}}
+multi-label           {"labels": ["b", "a"], "scores": {"a": 0.6, "b": 0.9}}
+regression            {"score": 2.5}
+token-classification  {"entities": [{"label": "x", "start": 0, "end": 3, "text": "Ann", "score": 0.9}]}
+embedding             {"embedding": [0.1, ...]}
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from serving.bundle import Item, ServingSpec, TaskKind
+from serving.spans import OUTSIDE, Span, entities_of, word_starts, words_of
+
+Floats = npt.NDArray[np.float32]
+Bools = npt.NDArray[np.bool_]
+
+
+def probabilities(logits: Floats, *, task: TaskKind) -> Floats:
+    """(..., C) raw outputs as (..., C) scores: softmax for one label of many, a sigmoid each for several, numbers and
+    vectors as they are. Large values neither overflow nor lose the small probabilities."""
+    if task in ("classification", "token-classification"):
+        return _softmax(logits)
+    return _sigmoid(logits) if task == "multi-label" else logits
+
+
+def given(scores: Floats, *, thresholds: Sequence[float]) -> Bools:
+    """(..., C): which labels of a multi-label answer are given: those whose probability reaches its threshold."""
+    found: Bools = scores >= np.asarray(thresholds, np.float64)
+    return found
+
+
+def refused(scores: Floats, *, refuse_below: float | None) -> Bools:
+    """(...,): which answers of a classification are refused: those whose highest probability is below the bound."""
+    found: Bools = scores.max(axis=-1) < np.float64(0.0 if refuse_below is None else refuse_below)
+    return found
+
+
+def tags_of(outputs_LC: Floats, *, starts: Sequence[int], labels: Sequence[str]) -> list[str]:
+    """One tag per word, from `word_starts`: the best label at its first sub-token, O where it has none."""
+    best_L = outputs_LC.argmax(axis=1).tolist()
+    return [OUTSIDE if start < 0 else labels[best_L[start]] for start in starts]
+
+
+def results(
+    scores: Sequence[Floats], *, spec: ServingSpec, items: Sequence[Item], offsets: Sequence[Sequence[Span]] = ()
+) -> list[dict[str, object]]:
+    """One record per item, as shown at the top. `scores` are probabilities, `items` the texts they are of, and
+    `offsets`, for token-classification, the characters of each token. Places in a text count code points."""
+    if spec.per_token:
+        texts = [text for (text,) in items]
+        return [_tagged(*one, labels=spec.labels) for one in zip(scores, texts, offsets, strict=True)]
+    return [_record(row, spec=spec) for row in scores]
+
+
+def _record(scores_C: Floats, *, spec: ServingSpec) -> dict[str, object]:
+    row = scores_C.tolist()
+    if spec.task == "embedding":
+        return {"embedding": row}
+    if spec.task == "regression":
+        return {"score": row[0]}
+    named = dict(zip(spec.labels, row, strict=True))
+    if spec.task == "multi-label":
+        is_given = given(scores_C, thresholds=spec.thresholds).tolist()
+        chosen = [label for label, yes in zip(spec.labels, is_given, strict=True) if yes]
+        return {"labels": sorted(chosen, key=named.__getitem__, reverse=True), "scores": named}
+    best = int(scores_C.argmax())
+    if refused(scores_C, refuse_below=spec.refuse_below):
+        return {"label": None, "refused": True, "score": row[best], "scores": named}
+    return {"label": spec.labels[best], "score": row[best], "scores": named}
+
+
+def _tagged(scores_LC: Floats, text: str, offsets: Sequence[Span], *, labels: Sequence[str]) -> dict[str, object]:
+    """A word is as sure as the tag of its first sub-token, and an entity as the mean of its words."""
+    words = words_of(text, until=max((end for _, end in offsets), default=0))
+    starts = word_starts(offsets, words)
+    best_L = scores_LC.max(axis=1).tolist()
+    found = []
+    for label, first, last in entities_of(tags_of(scores_LC, starts=starts, labels=labels)):
+        start, end = words[first][0], words[last][1]
+        sure = [best_L[token] for token in starts[first : last + 1]]
+        score = sum(sure) / len(sure)
+        found.append({"label": label, "start": start, "end": end, "text": text[start:end], "score": score})
+    return {"entities": found}
+
+
+def _softmax(logits: Floats) -> Floats:
+    exp = np.exp(logits - logits.max(axis=-1, keepdims=True))
+    scores: Floats = exp / exp.sum(axis=-1, keepdims=True)
+    return scores
+
+
+def _sigmoid(logits: Floats) -> Floats:
+    small = np.exp(-np.abs(logits))
+    scores: Floats = np.where(logits >= 0, np.float32(1), small) / (1 + small)
+    return scores
