@@ -4,11 +4,10 @@ from pathlib import Path
 from typing import Final
 
 import msgspec
-import numpy as np
-import numpy.typing as npt
 
 from benchmarks.machine import Disturbance, Machine
 from benchmarks.measure import Latency, WarmUp
+from benchmarks.outputs import Floats, read_outputs
 from benchmarks.targets import Facts
 from serving.errors import BadArtifact
 
@@ -94,11 +93,6 @@ def read_receipt(folder: Path) -> Receipt:
         raise BadArtifact(f"{path} is not a receipt of schema {SCHEMA}: {error}; run the benchmark again") from error
 
 
-def read_logits(folder: Path, name: str) -> npt.NDArray[np.float32]:
-    """The gated logits (N, C) of one variant, in the order of the items."""
-    path = folder / read_receipt(folder).variant(name).logits_file
-    try:
-        found: npt.NDArray[np.float32] = np.load(path, allow_pickle=False)
-    except (OSError, ValueError) as error:
-        raise BadArtifact(f"{path} does not hold logits: {error}; run the benchmark again") from error
-    return found
+def read_logits(folder: Path, name: str) -> list[Floats]:
+    """The gated raw outputs of one variant, in the order of the items: (C,) each, or (L, C) with a row per token."""
+    return read_outputs(folder / read_receipt(folder).variant(name).logits_file)

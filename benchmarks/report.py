@@ -53,11 +53,18 @@ def build_rows(receipt: Receipt, scores: Mapping[str, Scored], *, baseline: str 
 
 
 def figures(
-    receipt: Receipt, scores: Mapping[str, Scored], *, metric: str, baseline: str = BASELINE
+    receipt: Receipt,
+    scores: Mapping[str, Scored],
+    *,
+    metric: str,
+    others: Mapping[str, Mapping[str, Scored]] = {},
+    baseline: str = BASELINE,
 ) -> dict[str, dict[str, float]]:
-    """What the gate may ask of each variant: figures by name, with NAME_low and NAME_high; unknown ones are absent."""
+    """What the gate may ask of each variant: figures by name, with NAME_low and NAME_high; unknown ones are absent.
+
+    `scores` holds each variant's `metric`, `others` its further figures of quality by name."""
     return {
-        measured.name: _known(_gate_figures(measured, row, metric=metric))
+        measured.name: _known(_gate_figures(measured, row, {**others.get(measured.name, {}), metric: scores[row.name]}))
         for measured, row in zip(receipt.variants, build_rows(receipt, scores, baseline=baseline), strict=True)
     }
 
@@ -84,6 +91,21 @@ def build_table(
     return table
 
 
+def build_scores_table(also: Mapping[str, Mapping[str, Mapping[str, float]]]) -> "Table":
+    """Variant -> figure -> value, low, high: what else was found of the answers' quality."""
+    from rich import box
+    from rich.table import Table
+
+    table = Table(title="also, each with its 95 % interval", title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
+    table.add_column("variant", no_wrap=True)
+    for name in next(iter(also.values())):
+        table.add_column(name, justify="right")
+    for variant, figures in also.items():
+        cells = (f"{each['value']:.3f} [{each['low']:.3f}, {each['high']:.3f}]" for each in figures.values())
+        table.add_row(variant, *cells)
+    return table
+
+
 def _row(measured: Measured, score: Scored, *, reference_p50_ms: float | None) -> Row:
     long, short = _long(measured), _short(measured)
     speedup = reference_p50_ms / long.p50_ms if reference_p50_ms and long.p50_ms else None
@@ -102,10 +124,11 @@ def _row(measured: Measured, score: Scored, *, reference_p50_ms: float | None) -
     )
 
 
-def _gate_figures(measured: Measured, row: Row, *, metric: str) -> dict[str, float | None]:
+def _gate_figures(measured: Measured, row: Row, judged: Mapping[str, Scored]) -> dict[str, float | None]:
+    quality = (_with_ends(name, score.value, score.low, score.high) for name, score in judged.items())
     long, short = _long(measured), _short(measured)
     return {
-        **_with_ends(metric, row.metric, row.metric_low, row.metric_high),
+        **{name: value for ends in quality for name, value in ends.items()},
         **_with_ends("p50_ms", long.p50_ms, long.p50_low_ms, long.p50_high_ms),
         **_with_ends("p95_ms", long.p95_ms, long.p95_low_ms, long.p95_high_ms),
         **_with_ends("p50_ms_short", short.p50_ms, short.p50_low_ms, short.p50_high_ms),

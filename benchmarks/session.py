@@ -1,8 +1,8 @@
 """A measuring session: every variant in processes of its own, interleaved, on the same cores, inputs and threads.
 
-First each variant's logits on all items (what the gate judges), then latency in the order A B C D, D C B A, ... so that
-a machine that slows down over the session slows every variant alike. The process that is timed must give the gated
-logits.
+First each variant's raw outputs on all items (what the gate judges), then latency in the order A B C D, D C B A, ... so
+that a machine that slows down over the session slows every variant alike. The process that is timed must give the gated
+outputs.
 """
 
 import time
@@ -17,10 +17,11 @@ from benchmarks.children import run_child
 from benchmarks.lengths import exact_length_items, read_tokenizer
 from benchmarks.machine import affinity, disturbance, read
 from benchmarks.measure import summarize
+from benchmarks.outputs import Floats, read_outputs
 from benchmarks.receipt import How, Load, Measured, Receipt, write_receipt
 from benchmarks.targets import Target
 from benchmarks.worker import LatencyJob, LatencyResult, QualityJob, QualityResult
-from serving.bundle import Item
+from serving.bundle import Item, TaskKind
 from serving.errors import BadArtifact, BadRequest
 
 Progress = Callable[[int, str], None]  # requests answered since the last call, and what is being measured
@@ -42,17 +43,19 @@ def run_session(
     items: Sequence[Item],
     out: Path,
     load: Load | None = None,
+    task: TaskKind = "classification",
     progress: Progress = lambda _done, _what: None,
 ) -> Receipt:
     """Measure quality and latency; write `receipt.json` and `logits/NAME.npy` into `out`.
 
-    `items` are the examples to score; the timed inputs are cut from the same texts. All targets must ask for the same
-    number of threads. The total of the progress is `load.requests(variants=..., items=...)`.
+    `items` are the examples to score; the timed inputs are cut from the same texts. All variants must do `task`, and
+    all targets ask for the same number of threads. The total of the progress is
+    `load.requests(variants=..., items=...)`.
     """
     load = load or Load()
     start, started = time.perf_counter(), datetime.now(UTC).isoformat(timespec="seconds")
     before = disturbance()
-    bench = _prepare(variants, items=items, out=out, load=load, progress=progress)
+    bench = _prepare(variants, items=items, out=out, load=load, task=task, progress=progress)
     quality = {variant.name: _measure_quality(bench, variant) for variant in variants}
     order = interleaved(variants, processes=load.processes)
     results = [_measure_latency(bench, variant, repeat, quality[variant.name]) for repeat, variant in order]
@@ -104,6 +107,7 @@ class _Bench:
     buckets: Buckets
     out: Path
     load: Load
+    task: TaskKind
     threads: int
     cores: tuple[int, ...]
     progress: Progress
@@ -147,6 +151,7 @@ def _prepare(
     items: Sequence[Item],
     out: Path,
     load: Load,
+    task: TaskKind,
     progress: Progress,
 ) -> _Bench:
     names = [variant.name for variant in variants]
@@ -159,7 +164,7 @@ def _prepare(
     most = load.n * load.processes
     buckets = {n: exact_length_items(items, tokenizer, length=n, most=most) for n in load.lengths}
     (out / "logits").mkdir(parents=True, exist_ok=True)
-    return _Bench(tuple(items), buckets, out.resolve(), load, threads, cores[:threads], progress)
+    return _Bench(tuple(items), buckets, out.resolve(), load, task, threads, cores[:threads], progress)
 
 
 def _same_threads(variants: Sequence[Variant]) -> int:
@@ -176,6 +181,7 @@ def _measure_quality(bench: _Bench, variant: Variant) -> QualityResult:
         variant=variant.name,
         target=bench.target(variant),
         path=str(variant.path.resolve()),
+        task=bench.task,
         cores=bench.cores,
         items=bench.items,
         logits_file=str(bench.out / _logits_file(variant)),
@@ -189,6 +195,7 @@ def _measure_latency(bench: _Bench, variant: Variant, repeat: int, quality: Qual
         variant=variant.name,
         target=bench.target(variant),
         path=str(variant.path.resolve()),
+        task=bench.task,
         cores=bench.cores,
         buckets=bench.inputs(repeat),
         probes=bench.items[: bench.load.probes],
@@ -196,19 +203,26 @@ def _measure_latency(bench: _Bench, variant: Variant, repeat: int, quality: Qual
     )
     tell = bench.tell(f"latency of {variant.name}, process {repeat + 1} of {bench.load.processes}")
     result = run_child(job, result_type=LatencyResult, threads=bench.threads, tell=tell)
-    gated = np.load(bench.out / _logits_file(variant))[: bench.load.probes]
+    gated = read_outputs(bench.out / _logits_file(variant))[: bench.load.probes]
     require_same(result, quality, gated=gated, tolerance=bench.load.probe_tolerance)
     return result
 
 
-def require_same(result: LatencyResult, quality: QualityResult, *, gated: np.ndarray, tolerance: float) -> None:
-    """What was timed is what was gated: the same digest, and the same logits on the probes."""
+def require_same(result: LatencyResult, quality: QualityResult, *, gated: Sequence[Floats], tolerance: float) -> None:
+    """What was timed is what was gated: the same digest, and the same raw outputs on the probes."""
     if result.facts.digest != quality.facts.digest:
         raise BadArtifact(
             f"{result.variant} changed during the session: its quality is of {quality.facts.digest[:12]}, "
             f"its latency of {result.facts.digest[:12]}; leave the files alone and run the benchmark again"
         )
-    off = float(np.abs(np.asarray(result.probe_logits) - gated).max())
+    timed_sizes, gated_sizes = [len(row) for row in result.probe_logits], [output.size for output in gated]
+    if timed_sizes != gated_sizes:
+        raise BadArtifact(
+            f"{result.variant} answers differently when timed: its probes have {timed_sizes} logits, "
+            f"{gated_sizes} when gated; what was timed is not what was gated"
+        )
+    timed = np.concatenate([np.asarray(row) for row in result.probe_logits])
+    off = float(np.abs(timed - np.concatenate([output.ravel() for output in gated])).max())
     if not off <= tolerance:
         raise BadArtifact(
             f"{result.variant} answers differently when timed: a probe's logit is off by {off:.3g}, more than "

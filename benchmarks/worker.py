@@ -1,7 +1,8 @@
 """The child process that measures one variant: `python -m benchmarks.worker JOB.json RESULT.json`.
 
-A job is `latency` (warm-up, samples, cold start, memory) or `quality` (the logits of all items, as .npy). Progress goes
-to stdout, one `{"done": i, "total": n}` per line; an expected failure's message goes to stderr, with its exit code.
+A job is `latency` (warm-up, samples, cold start, memory) or `quality` (the raw outputs of all items, as .npy).
+Progress goes to stdout, one `{"done": i, "total": n}` per line; an expected failure's message goes to stderr, with its
+exit code.
 """
 
 import errno
@@ -11,17 +12,18 @@ import resource
 import sys
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from itertools import cycle
 from pathlib import Path
 from typing import Any
 
 import msgspec
-import numpy as np
-import numpy.typing as npt
 
 from benchmarks.measure import Step, WarmUp, sample, warm_up
+from benchmarks.outputs import Floats, write_outputs
 from benchmarks.targets import TARGET, Facts, Runner
-from serving.bundle import Item
+from serving.answers import probabilities
+from serving.bundle import Item, TaskKind
 from serving.errors import BadArtifact, Failure, Transient
 
 _CHUNK = 16  # items between two looks at the clock
@@ -34,6 +36,7 @@ class LatencyJob(msgspec.Struct, frozen=True, tag="latency", forbid_unknown_fiel
     variant: str
     target: dict[str, Any]
     path: str
+    task: TaskKind
     cores: tuple[int, ...]
     buckets: dict[int, tuple[Item, ...]]
     probes: tuple[Item, ...]
@@ -41,11 +44,12 @@ class LatencyJob(msgspec.Struct, frozen=True, tag="latency", forbid_unknown_fiel
 
 
 class QualityJob(msgspec.Struct, frozen=True, tag="quality", forbid_unknown_fields=True):
-    """Write the logits (N, C) of all items to `logits_file`."""
+    """Write the raw outputs of all items to `logits_file` (see outputs.py)."""
 
     variant: str
     target: dict[str, Any]
     path: str
+    task: TaskKind
     cores: tuple[int, ...]
     items: tuple[Item, ...]
     logits_file: str
@@ -65,6 +69,7 @@ class LatencyResult(msgspec.Struct, frozen=True, tag="latency", forbid_unknown_f
     """`cold_start_ms` runs from a bare interpreter to the first answer: import, load, create the session, answer.
 
     `peak_mb` is the process's own high-water mark; `preempted` counts involuntary context switches while timing.
+    `probe_logits` has one flat list per probe.
     """
 
     variant: str
@@ -89,10 +94,10 @@ Tell = Callable[[int, int], None]
 def measure_latency(job: LatencyJob, *, tell: Tell) -> LatencyResult:
     """Open, answer once (cold start), then every bucket: check its length, warm up, sample."""
     start = time.perf_counter_ns()
-    runner = TARGET.validate_python(job.target).open(Path(job.path))
-    probe_logits = [runner.logits(job.probes[:1])]
+    runner = _open(job)
+    probed = runner.logits(job.probes[:1])
     cold_start_ms = (time.perf_counter_ns() - start) / 1e6
-    probe_logits.append(runner.logits(job.probes[1:]) if job.probes[1:] else probe_logits[0][:0])
+    probed += runner.logits(job.probes[1:])
     preempted = resource.getrusage(resource.RUSAGE_SELF).ru_nivcsw
     buckets = {}
     for length, items in job.buckets.items():
@@ -105,29 +110,24 @@ def measure_latency(job: LatencyJob, *, tell: Tell) -> LatencyResult:
         peak_mb=peak_mb(),
         preempted=resource.getrusage(resource.RUSAGE_SELF).ru_nivcsw - preempted,
         buckets=buckets,
-        probe_logits=np.concatenate(probe_logits).tolist(),
+        probe_logits=[output.ravel().tolist() for output in probed],
     )
 
 
 def measure_quality(job: QualityJob, *, tell: Tell) -> QualityResult:
-    """The logits of every item, each computed alone, from the same file and threads that are timed."""
+    """The raw outputs of every item, each computed alone, from the same file and threads that are timed."""
     start = time.perf_counter()
-    runner = TARGET.validate_python(job.target).open(Path(job.path))
-    chunks, told = [], start
+    runner = _open(job)
+    outputs: list[Floats] = []
+    told = start
     for begin in range(0, len(job.items), _CHUNK):
-        chunks.append(runner.logits(job.items[begin : begin + _CHUNK]))
+        outputs += runner.logits(job.items[begin : begin + _CHUNK])
         if time.perf_counter() - told >= _TELL_EVERY_S:
             told = time.perf_counter()
             tell(min(begin + _CHUNK, len(job.items)), len(job.items))
     tell(len(job.items), len(job.items))
-    np.save(job.logits_file, np.concatenate(chunks))
+    write_outputs(Path(job.logits_file), outputs)
     return QualityResult(job.variant, runner.facts, n=len(job.items), seconds=time.perf_counter() - start)
-
-
-def softmax(logits_NC: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-    """What the server does after inference (a test compares the two)."""
-    exp_NC = np.exp(logits_NC - logits_NC.max(axis=1, keepdims=True))
-    return np.asarray(exp_NC / exp_NC.sum(axis=1, keepdims=True), np.float32)
 
 
 def peak_mb(status: Path = Path("/proc/self/status")) -> float:
@@ -138,6 +138,13 @@ def peak_mb(status: Path = Path("/proc/self/status")) -> float:
     return int(match.group(1)) * 1024 / 1e6 if match else 0.0
 
 
+def _open(job: Job) -> Runner:
+    runner = TARGET.validate_python(job.target).open(Path(job.path))
+    if runner.task != job.task:
+        raise BadArtifact(f"{job.variant} does {runner.task}, this session measures {job.task}: name the same task")
+    return runner
+
+
 def _measure_bucket(runner: Runner, items: Sequence[Item], *, job: LatencyJob, length: int) -> Bucket:
     found = {len(runner.encode(item).ids) for item in items}
     if found != {length}:
@@ -145,13 +152,14 @@ def _measure_bucket(runner: Runner, items: Sequence[Item], *, job: LatencyJob, l
             f"{job.variant} reads items of {length} tokens as {sorted(found)}: "
             "variants compared at one length need the same tokenizer and a max_length that reaches it"
         )
+    score: Step = partial(probabilities, task=job.task)
     forever = cycle(items)
 
     def call() -> object:
-        return softmax(runner.infer(runner.encode(next(forever))))
+        return score(runner.infer(runner.encode(next(forever))))
 
     warm = warm_up(call, clock=time.perf_counter_ns)
-    steps: dict[str, Step] = {"tokenize": runner.encode, "infer": runner.infer, "score": softmax}
+    steps: dict[str, Step] = {"tokenize": runner.encode, "infer": runner.infer, "score": score}
     return Bucket(warm_up=warm, samples_ns=sample(steps, items, n=job.n))
 
 

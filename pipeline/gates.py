@@ -29,8 +29,15 @@ MEASURED: Final = (
     *("p50_ms", "p95_ms", "speedup_p50", "p50_ms_short", "p95_ms_short"),
     *("cold_start_ms", "peak_mb", "size_mb", "params"),
 )
-# The names of quality.METRICS, which imports numpy and `retort plan` must not; a test holds the two together.
-TASK_METRICS: Final = ("accuracy", "macro_f1", "matthews", "pearson", "spearman", "mse")
+# Of a classifier that may refuse: how well its highest probability tells items of its classes from those out of scope
+# (oos), and which share of either it refuses.
+REFUSAL_METRICS: Final = ("oos_auroc", "oos_refused", "in_scope_refused")
+# weighted_metrics.METRICS by name, and figures made with them. That file imports numpy, which `retort plan` must not; a
+# test holds the two together.
+TASK_METRICS: Final = (
+    *("accuracy", "macro_f1", "micro_f1", "entity_f1", "matthews", "pearson", "spearman", "mse"),
+    *REFUSAL_METRICS,
+)
 KNOWN: Final = (*TASK_METRICS, *MEASURED)
 ENDS: Final = ("_low", "_high")
 _OPERATORS: Final[dict[str, Callable[[float, float], bool]]] = {

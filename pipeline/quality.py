@@ -1,24 +1,26 @@
-"""How good the answers are: task metrics with 95 % bootstrap intervals over examples, paired to compare variants.
+"""How good the answers are: task metrics with 95 % bootstrap intervals over items, paired to compare variants.
 
-A resample of N examples is a row of weights that sum to N, and every metric is a function of weights. So ten thousand
-resamples are a few matrix products, and examples that look alike to the metric are drawn together (a multinomial draw
+A resample of N items is a row of weights that sum to N, and every metric is a function of weights. So ten thousand
+resamples are a few matrix products, and items that look alike to the metric are drawn together (a multinomial draw
 over the distinct ones is the same distribution).
 
-Shapes: N examples, M distinct ones (with their predictions and label), B resamples, S seeds, C classes.
+Answers and labels of one task are numbers (N,), a 0/1 matrix (N, C) with one column per label, or N sequences of IOB2
+tags; `weighted_metrics.METRICS` says which metric reads which.
+
+Shapes: N items, M distinct ones, K numbers a metric reads of each, B resamples, S seeds, C labels.
 """
 
-from collections.abc import Callable, Iterator, Sequence
-from typing import Final, Literal
+from collections.abc import Iterator, Sequence
+from typing import Any, Final, Literal
 
 import msgspec
 import numpy as np
 import numpy.typing as npt
 
 from pipeline.errors import BadArtifact, BadRequest
+from pipeline.weighted_metrics import METRICS, Floats, Form, Metric
 
-Floats = npt.NDArray[np.float64]
-Values = npt.NDArray[np.generic]
-Metric = Callable[[Floats, Floats, Floats], Floats]
+Answers = npt.ArrayLike  # a sequence of tag sequences is one too
 Units = Literal["sentences", "sentences and seeds"]
 
 RESAMPLES: Final = 10_000
@@ -45,32 +47,32 @@ class Difference(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     n: int
 
 
-def predictions(logits_NC: npt.NDArray[np.floating]) -> Values:
-    """The class with the highest logit, or the value itself for regression (one column)."""
-    if logits_NC.ndim != 2:
-        raise BadRequest(f"logits have shape {logits_NC.shape}: expected (examples, classes)")
-    if not np.isfinite(logits_NC).all():
-        broken = int(np.sum(~np.isfinite(logits_NC).all(axis=1)))
-        raise BadArtifact(f"the logits of {broken} of {len(logits_NC)} examples are not finite: the model is broken")
-    return logits_NC[:, 0] if logits_NC.shape[1] == 1 else np.argmax(logits_NC, axis=1)
+def require_finite(outputs: Sequence[npt.NDArray[np.floating]]) -> None:
+    """Refuse raw outputs, one array per item, that hold NaN or infinity: no label is right for them."""
+    broken = sum(not np.isfinite(output).all() for output in outputs)
+    if broken:
+        raise BadArtifact(f"the logits of {broken} of {len(outputs)} examples are not finite: the model is broken")
 
 
-def score(
-    metric: str, predictions_N: npt.ArrayLike, labels_N: npt.ArrayLike, *, resamples: int = RESAMPLES, seed: int = 0
-) -> Score:
-    """The metric with its 95 % interval over examples; a correlation with constant predictions is 0, as in tasks."""
-    columns = _columns([predictions_N], labels_N)
-    estimate_S, draws_SB = _bootstrap(metric, columns, resamples=resamples, rng=np.random.default_rng(seed))
+def score(metric: str, predictions: Answers, labels: Answers, *, resamples: int = RESAMPLES, seed: int = 0) -> Score:
+    """The metric with its 95 % interval over items; a correlation with constant predictions is 0, as in tasks.
+
+    Raises:
+        BadRequest: the metric is not known or reads another form, or predictions and labels do not fit together.
+        BadArtifact: one of them is NaN or infinite.
+    """
+    found, rows_SKN = _read_rows(metric, [predictions], labels)
+    estimate_S, draws_SB = _bootstrap(found, rows_SKN, resamples=resamples, rng=np.random.default_rng(seed))
     low, high = _ends(draws_SB[0])
     value, low, high = (0.0 if np.isnan(each) else float(each) for each in (estimate_S[0], low, high))
-    return Score(metric, value=value, low=low, high=high, n=columns.shape[1])
+    return Score(metric, value=value, low=low, high=high, n=rows_SKN.shape[2])
 
 
 def paired_difference(
     metric: str,
-    a: npt.ArrayLike,
-    b: npt.ArrayLike,
-    labels: npt.ArrayLike,
+    a: Answers,
+    b: Answers,
+    labels: Answers,
     *,
     resamples: int = RESAMPLES,
     seed: int = 0,
@@ -81,15 +83,15 @@ def paired_difference(
 
 def paired_seeds_difference(
     metric: str,
-    a: Sequence[npt.ArrayLike],
-    b: Sequence[npt.ArrayLike],
-    labels: npt.ArrayLike,
+    a: Sequence[Answers],
+    b: Sequence[Answers],
+    labels: Answers,
     *,
     units: Units = "sentences",
     resamples: int = RESAMPLES,
     seed: int = 0,
 ) -> Difference:
-    """Mean metric over A's seeds minus mean over B's: `a` and `b` hold one array of predictions per seed.
+    """Mean metric over A's seeds minus mean over B's: `a` and `b` hold the predictions of each seed.
 
     With units "sentences" the interval speaks of these very models on other sentences: the same sentences are drawn for
     all of them. "sentences and seeds" also draws each side's seeds again, so it speaks of other training runs too.
@@ -97,45 +99,98 @@ def paired_seeds_difference(
     if not a or not b:
         raise BadRequest(f"A has {len(a)} seeds and B has {len(b)}: give the predictions of at least one seed each")
     rng = np.random.default_rng(seed)
-    columns = _columns([*a, *b], labels)
-    estimate_S, draws_SB = _bootstrap(metric, columns, resamples=resamples, rng=rng)
+    found, rows_SKN = _read_rows(metric, [*a, *b], labels)
+    estimate_S, draws_SB = _bootstrap(found, rows_SKN, resamples=resamples, rng=rng)
     sides = draws_SB[: len(a)], draws_SB[len(a) :]
     if units == "sentences and seeds":
         sides = _redraw(sides[0], rng=rng), _redraw(sides[1], rng=rng)
     low, high = _ends(sides[0].mean(axis=0) - sides[1].mean(axis=0))
     estimate = float(estimate_S[: len(a)].mean() - estimate_S[len(a) :].mean())
-    return Difference(metric, estimate=estimate, low=low, high=high, n=columns.shape[1])
+    return Difference(metric, estimate=estimate, low=low, high=high, n=rows_SKN.shape[2])
 
 
-def agreement(a: npt.ArrayLike, b: npt.ArrayLike) -> Score:
-    """The share of examples that two classifiers answer alike, with its interval."""
+def agreement(a: Answers, b: Answers) -> Score:
+    """The share of items that two variants answer alike in all labels or tags, with its interval."""
     return msgspec.structs.replace(score("accuracy", a, b), metric="agreement")
 
 
-def _columns(predictions_SN: Sequence[npt.ArrayLike], labels_N: npt.ArrayLike) -> Floats:
-    """All seeds' predictions and, last, the labels: (S + 1, N); refused when lengths differ or a value is no number."""
-    rows = [np.asarray(row, dtype=np.float64) for row in (*predictions_SN, labels_N)]
-    lengths = [row.shape for row in rows]
-    if len(set(lengths)) > 1 or rows[0].ndim != 1 or rows[0].size == 0:
-        raise BadRequest(f"predictions and labels have shapes {lengths}: expected equal, non-empty (examples,)")
-    columns = np.stack(rows)
-    if not np.isfinite(columns).all():
-        raise BadArtifact(f"{np.sum(~np.isfinite(columns))} predictions or labels are not finite: the model is broken")
-    return columns
-
-
-def _bootstrap(metric: str, columns: Floats, *, resamples: int, rng: np.random.Generator) -> tuple[Floats, Floats]:
-    """The metric of each seed on the examples as they are (S,), and on each resample (S, B)."""
+def _read_rows(metric: str, predictions: Sequence[Answers], labels: Answers) -> tuple[Metric, Floats]:
+    """The metric for this form of answers, and what it reads of each item for each seed: (S, K, N)."""
     if metric not in METRICS:
         raise BadRequest(f"unknown metric '{metric}': known are {', '.join(METRICS)}")
-    distinct, counts_M = np.unique(columns, axis=1, return_counts=True)
-    *predictions_SM, labels_M = distinct
+    form, (*answers, true) = _read([*predictions, labels])
+    if form not in METRICS[metric]:
+        raise BadRequest(f"metric '{metric}' does not read {form}: it reads {' or '.join(METRICS[metric])}")
+    found = METRICS[metric][form]
+    return found, np.stack([found.rows(each, true) for each in answers])
+
+
+def _read(sides: Sequence[Answers]) -> tuple[Form, list[Any]]:
+    """Every seed's predictions and, last, the labels, in the one form that all of them have."""
+    tagged = [_is_tagged(side) for side in sides]
+    if all(tagged):
+        return "tag sequences", _read_tags(sides)
+    if any(tagged):
+        raise BadRequest("some predictions or labels are tag sequences and some are numbers: give all in one form")
+    arrays = _read_arrays(sides)
+    return ("numbers" if arrays[0].ndim == 1 else "0/1 matrices"), arrays
+
+
+def _is_tagged(side: Any) -> bool:
+    if isinstance(side, np.ndarray):
+        return False
+    return any(isinstance(tag, str) for item in side if isinstance(item, tuple | list) for tag in item)
+
+
+def _read_tags(sides: Sequence[Any]) -> list[tuple[tuple[str, ...], ...]]:
+    """All sides as tuples of tag tuples; refused when an item has not as many tags on every side."""
+    read = [tuple(tuple(tags) for tags in side) for side in sides]
+    if len({len(side) for side in read}) > 1:
+        counts = [len(side) for side in read]
+        raise BadRequest(f"predictions and labels have {counts} tag sequences: expected equal numbers of them")
+    for index, item in enumerate(zip(*read, strict=True)):
+        if len({len(tags) for tags in item}) > 1:
+            raise BadRequest(
+                f"item {index} has {[len(tags) for tags in item]} tags: expected one per word on every side"
+            )
+    return read
+
+
+def _read_arrays(sides: Sequence[Answers]) -> list[Floats]:
+    """All sides as (N,) or 0/1 (N, C); refused when shapes differ or a value is no number."""
+    arrays = [np.asarray(side, dtype=np.float64) for side in sides]
+    shapes = [array.shape for array in arrays]
+    if len(set(shapes)) > 1 or arrays[0].ndim not in (1, 2) or arrays[0].size == 0:
+        expected = "equal, non-empty (examples,) or (examples, labels)"
+        raise BadRequest(f"predictions and labels have shapes {shapes}: expected {expected}")
+    if broken := sum(int(np.sum(~np.isfinite(array))) for array in arrays):
+        raise BadArtifact(f"{broken} predictions or labels are not finite: the model is broken")
+    if arrays[0].ndim == 2 and not all(np.isin(array, (0, 1)).all() for array in arrays):
+        raise BadRequest(
+            "a matrix of predictions or labels holds other numbers than 0 and 1: apply the thresholds first"
+        )
+    return arrays
+
+
+def _bootstrap(metric: Metric, rows_SKN: Floats, *, resamples: int, rng: np.random.Generator) -> tuple[Floats, Floats]:
+    """The metric of each seed on the items as they are (S,), and on each resample (S, B)."""
+    seeds, read, n = rows_SKN.shape
+    distinct, counts_M = _distinct(rows_SKN.reshape(-1, n))
+    rows_SKM = distinct.reshape(seeds, read, -1)
 
     def of(weights_BM: Floats) -> Floats:
-        return np.stack([METRICS[metric](row, labels_M, weights_BM) for row in predictions_SM])
+        return np.stack([metric.value(rows_KM, weights_BM) for rows_KM in rows_SKM])
 
     chunks = [of(weights_BM) for weights_BM in _resampled_weights(counts_M, resamples=resamples, rng=rng)]
     return of(counts_M[None].astype(np.float64))[:, 0], np.concatenate(chunks, axis=1)
+
+
+def _distinct(columns: Floats) -> tuple[Floats, npt.NDArray[np.integer]]:
+    """The distinct columns and how often each occurs; compared as bytes, as numpy's own way takes each number apart."""
+    rows = np.ascontiguousarray(columns.T)
+    as_bytes = rows.view(np.dtype((np.void, rows.shape[1] * rows.itemsize))).ravel()
+    _, first_M, counts_M = np.unique(as_bytes, return_index=True, return_counts=True)
+    return columns[:, first_M], counts_M
 
 
 def _resampled_weights(
@@ -166,79 +221,3 @@ def _ends(draws_B: Floats) -> tuple[float, float]:
         return float("nan"), float("nan")
     low, high = np.nanpercentile(draws_B, (2.5, 97.5))
     return float(low), float(high)
-
-
-def _accuracy(predictions_M: Floats, labels_M: Floats, weights_BM: Floats) -> Floats:
-    return _mean(predictions_M == labels_M, weights_BM)
-
-
-def _macro_f1(predictions_M: Floats, labels_M: Floats, weights_BM: Floats) -> Floats:
-    """F1 averaged over the labels that occur in the data; a class never predicted and never drawn counts 0."""
-    classes_C = np.unique(labels_M)
-    predicted_MC = predictions_M[:, None] == classes_C
-    labelled_MC = labels_M[:, None] == classes_C
-    hits_BC = weights_BM @ (predicted_MC & labelled_MC)
-    total_BC = weights_BM @ predicted_MC + weights_BM @ labelled_MC
-    return np.asarray((2 * hits_BC / np.maximum(total_BC, 1)).mean(axis=1))
-
-
-def _matthews(predictions_M: Floats, labels_M: Floats, weights_BM: Floats) -> Floats:
-    """Matthews' correlation, which for several classes is Gorodkin's R_K; 0 where one side is constant, as usual."""
-    classes_C = np.union1d(predictions_M, labels_M)
-    predicted_MC = (predictions_M[:, None] == classes_C).astype(np.float64)
-    labelled_MC = (labels_M[:, None] == classes_C).astype(np.float64)
-    n_B = weights_BM.sum(axis=1)
-    p_BC, t_BC = weights_BM @ predicted_MC, weights_BM @ labelled_MC
-    covariance = (weights_BM @ (predictions_M == labels_M)) * n_B - (p_BC * t_BC).sum(axis=1)
-    spread = np.sqrt((n_B**2 - (p_BC**2).sum(axis=1)) * (n_B**2 - (t_BC**2).sum(axis=1)))
-    found: Floats = np.divide(covariance, spread, out=np.zeros_like(covariance), where=spread > 0)
-    return found
-
-
-def _pearson(predictions_M: Floats, labels_M: Floats, weights_BM: Floats) -> Floats:
-    """Pearson's r; not a number where one side is constant."""
-    return _correlation(predictions_M - predictions_M.mean(), labels_M - labels_M.mean(), weights_BM)
-
-
-def _spearman(predictions_M: Floats, labels_M: Floats, weights_BM: Floats) -> Floats:
-    """Pearson's r of the average ranks within each resample."""
-    return _correlation(_ranks(predictions_M, weights_BM), _ranks(labels_M, weights_BM), weights_BM)
-
-
-def _mse(predictions_M: Floats, labels_M: Floats, weights_BM: Floats) -> Floats:
-    return _mean((predictions_M - labels_M) ** 2, weights_BM)
-
-
-def _mean(values_M: npt.NDArray[np.generic], weights_BM: Floats) -> Floats:
-    return np.asarray(weights_BM @ values_M.astype(np.float64) / weights_BM.sum(axis=1))
-
-
-def _ranks(values_M: Floats, weights_BM: Floats) -> Floats:
-    """(B, M): each value's average rank in a resample that holds it `weight` times."""
-    order_M = np.argsort(values_M, kind="stable")
-    _, starts_G, group_M = np.unique(values_M[order_M], return_index=True, return_inverse=True)
-    held_BG = np.add.reduceat(weights_BM[:, order_M], starts_G, axis=1)
-    ranks_BM = np.empty_like(weights_BM)
-    ranks_BM[:, order_M] = (np.cumsum(held_BG, axis=1) - held_BG / 2)[:, group_M.ravel()]
-    return ranks_BM
-
-
-def _correlation(x: Floats, y: Floats, weights_BM: Floats) -> Floats:
-    """Weighted Pearson's r per row; x and y are (M,) or (B, M)."""
-    share_BM = weights_BM / weights_BM.sum(axis=1, keepdims=True)
-    x_BM = x - (share_BM * x).sum(axis=1, keepdims=True)
-    y_BM = y - (share_BM * y).sum(axis=1, keepdims=True)
-    covariance, x_var, y_var = ((share_BM * product).sum(axis=1) for product in (x_BM * y_BM, x_BM**2, y_BM**2))
-    spread = np.sqrt(x_var * y_var)
-    found: Floats = np.divide(covariance, spread, out=np.full_like(covariance, np.nan), where=spread > 0)
-    return found
-
-
-METRICS: Final[dict[str, Metric]] = {
-    "accuracy": _accuracy,
-    "macro_f1": _macro_f1,
-    "matthews": _matthews,
-    "pearson": _pearson,
-    "spearman": _spearman,
-    "mse": _mse,
-}

@@ -11,7 +11,7 @@ from benchmarks.measure import WarmUp, summarize
 from benchmarks.receipt import How, Load, Measured, Receipt
 from benchmarks.report import Row, build_rows, build_table, figures
 from benchmarks.targets import Facts
-from pipeline.gates import KNOWN, parse_rule
+from pipeline.gates import KNOWN, TASK_METRICS, parse_rule
 from pipeline.quality import Score
 
 KEYS = [
@@ -98,9 +98,17 @@ def test_the_gate_gets_every_figure_it_may_name() -> None:
         200.0,
         95.0,
     )
-    assert {name for name in KNOWN if name not in found} == {"macro_f1", "matthews", "pearson", "spearman", "mse"}
+    assert {name for name in KNOWN if name not in found} == {*TASK_METRICS} - {"accuracy"}
     for name in found:
         assert parse_rule(f"{name} >= 0").metric == name
+
+
+def test_every_other_figure_of_quality_is_there_with_its_interval() -> None:
+    others = {"student-onnx-int8": {"macro_f1": Score("macro_f1", 0.7, 0.6, 0.8, n=3000)}}
+    found = figures(receipt(), SCORES, metric="accuracy", others=others)
+    student = found["student-onnx-int8"]
+    assert (student["macro_f1"], student["macro_f1_low"], student["macro_f1_high"]) == (0.7, 0.6, 0.8)
+    assert (student["accuracy"], "macro_f1" in found["teacher-onnx-fp32"]) == (0.88, False)
 
 
 def test_a_figure_that_cannot_be_reported_is_absent_for_the_gate_and_null_for_machines() -> None:

@@ -73,6 +73,25 @@ def test_the_logits_of_each_variant_lie_beside_the_receipt(
     np.testing.assert_allclose(read_logits(root / "out", "b"), expected, rtol=1e-5)
 
 
+def test_a_session_of_taggers_leaves_a_row_per_token(tmp_path: Path) -> None:
+    bundle = tiny_bundle(tmp_path / "a", task="token-classification")
+    load = Load(lengths=(5,), n=10, processes=1)
+    items = ITEMS[:4]
+    run_session(
+        [variant("a", tmp_path / "a")], items=items, out=tmp_path / "out", load=load, task="token-classification"
+    )
+    found = read_logits(tmp_path / "out", "a")
+    assert [output.shape for output in found] == [(6, 3), (3, 3), (8, 3), (6, 3)]
+    for output, item in zip(found, items, strict=True):
+        np.testing.assert_allclose(output.ravel(), expected_logits(item, spec=bundle.spec), rtol=1e-5)
+
+
+def test_a_session_of_another_task_than_the_variant_s_is_refused(tmp_path: Path) -> None:
+    tiny_bundle(tmp_path / "a")
+    with pytest.raises(BadArtifact, match="a does classification, this session measures embedding: name the same task"):
+        run_session([variant("a", tmp_path / "a")], items=ITEMS, out=tmp_path / "out", load=LOAD, task="embedding")
+
+
 def test_progress_adds_up_to_the_announced_total(measured: tuple[Path, Receipt, list[tuple[int, str]]]) -> None:
     _, _, told = measured
     assert sum(done for done, _ in told) == LOAD.requests(variants=2, items=len(ITEMS))
@@ -124,7 +143,7 @@ def dying(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: str) -> str:
     """Run a child whose program is `code`; return the failure's message."""
     (tmp_path / "dying_child.py").write_text(code)
     monkeypatch.setattr("benchmarks.children.CHECKOUT", tmp_path)
-    job = QualityJob("int8", {"kind": "ort-cpu"}, "", (), (), "")
+    job = QualityJob("int8", {"kind": "ort-cpu"}, "", "classification", (), (), "")
     with pytest.raises(Failure) as caught:
         run_child(job, result_type=QualityResult, threads=1, tell=lambda _done: None, module="dying_child")
     assert type(caught.value) is Failure
@@ -171,7 +190,7 @@ def test_a_child_is_ended_when_its_parent_is_interrupted(tmp_path: Path, monkeyp
     def interrupt(_done: int) -> None:
         raise KeyboardInterrupt
 
-    job = QualityJob("int8", {"kind": "ort-cpu"}, "", (), (), "")
+    job = QualityJob("int8", {"kind": "ort-cpu"}, "", "classification", (), (), "")
     with pytest.raises(KeyboardInterrupt):
         run_child(job, result_type=QualityResult, threads=1, tell=interrupt, module="slow_child")
     with pytest.raises(ProcessLookupError):
@@ -184,24 +203,38 @@ GATED = QualityResult("int8", FACTS, n=1, seconds=1.0)
 
 
 def test_a_timed_process_that_answers_otherwise_is_refused() -> None:
-    require_same(TIMED, GATED, gated=np.array([[0.0, 1.0]]), tolerance=1e-3)
+    require_same(TIMED, GATED, gated=[np.array([0.0, 1.0])], tolerance=1e-3)
     with pytest.raises(BadArtifact) as caught:
-        require_same(TIMED, GATED, gated=np.array([[0.0, 1.5]]), tolerance=1e-3)
+        require_same(TIMED, GATED, gated=[np.array([0.0, 1.5])], tolerance=1e-3)
     assert str(caught.value) == (
         "int8 answers differently when timed: a probe's logit is off by 0.5, more than 0.001; "
         "what was timed is not what was gated"
     )
 
 
+def test_a_timed_process_that_reads_other_tokens_is_refused() -> None:
+    tagged = msgspec.structs.replace(TIMED, probe_logits=[[0.0, 1.0], [0.0, 1.0, 2.0, 3.0]])
+    require_same(tagged, GATED, gated=[np.array([[0.0, 1.0]]), np.arange(4.0).reshape(2, 2)], tolerance=1e-3)
+    with pytest.raises(BadArtifact) as caught:
+        require_same(tagged, GATED, gated=[np.array([[0.0, 1.0]]), np.arange(6.0).reshape(3, 2)], tolerance=1e-3)
+    assert str(caught.value) == (
+        "int8 answers differently when timed: its probes have [2, 4] logits, [2, 6] when gated; "
+        "what was timed is not what was gated"
+    )
+
+
 def test_logits_that_are_no_numbers_are_never_the_same() -> None:
+    timed = msgspec.structs.replace(TIMED, probe_logits=[[0.0, 0.0]] * 3)
     with pytest.raises(BadArtifact, match="off by nan"):
-        require_same(TIMED, GATED, gated=np.array([[0.0, np.nan]]), tolerance=1e-3)
+        require_same(
+            timed, GATED, gated=[np.array([0.0, 0.0]), np.array([0.0, np.nan]), np.array([0.0, 0.0])], tolerance=1e-3
+        )
 
 
 def test_a_file_that_changed_between_scoring_and_timing_is_refused() -> None:
     changed = msgspec.structs.replace(GATED, facts=msgspec.structs.replace(FACTS, digest="e" * 64))
     with pytest.raises(BadArtifact) as caught:
-        require_same(TIMED, changed, gated=np.array([[0.0, 1.0]]), tolerance=1e-3)
+        require_same(TIMED, changed, gated=[np.array([0.0, 1.0])], tolerance=1e-3)
     assert str(caught.value) == (
         "int8 changed during the session: its quality is of eeeeeeeeeeee, its latency of dddddddddddd; "
         "leave the files alone and run the benchmark again"

@@ -1,15 +1,18 @@
 """Every target: loads from configuration, opens its folder, and computes what it should."""
 
+import json
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 import numpy as np
 import pytest
 import yaml
 from fakes import VOCABULARY, expected_logits, tiny_bundle, tiny_tokenizer
 from pydantic import ValidationError
+from safetensors.numpy import load_file
 
 from benchmarks.targets import TARGET, OrtCpu, Target, Torch
+from serving.bundle import TaskKind
 from serving.errors import BadArtifact
 
 UNION = get_args(get_args(Target)[0])
@@ -18,23 +21,38 @@ UNION = get_args(get_args(Target)[0])
 @pytest.fixture(scope="module")
 def bert_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A random BERT of 2 labels, saved in half precision as some teachers are."""
-    import torch
-    from transformers import BertConfig, BertForSequenceClassification
+    return saved_bert(tmp_path_factory.mktemp("bert"), "BertForSequenceClassification", half=True)
 
-    path = tmp_path_factory.mktemp("bert")
+
+def saved_bert(path: Path, architecture: str, *, labels: int = 2, half: bool = False) -> Path:
+    """A folder as finetune leaves it, of random weights."""
+    import torch
+    import transformers
+
     torch.manual_seed(0)
-    config = BertConfig(
+    config = transformers.BertConfig(
         vocab_size=len(VOCABULARY),
         hidden_size=16,
         num_hidden_layers=1,
         num_attention_heads=2,
         intermediate_size=16,
         max_position_embeddings=16,
-        num_labels=2,
+        num_labels=labels,
     )
-    BertForSequenceClassification(config).bfloat16().save_pretrained(path)
+    model = getattr(transformers, architecture)(config)
+    (model.bfloat16() if half else model).save_pretrained(path)
     tiny_tokenizer(2).save(str(path / "tokenizer.json"))
     return path
+
+
+def outputs_of(path: Path, architecture: str, tokens: Any) -> Any:
+    """What transformers itself computes of one item."""
+    import torch
+    import transformers
+
+    model = getattr(transformers, architecture).from_pretrained(path, dtype=torch.float32).eval()
+    with torch.inference_mode():
+        return model(input_ids=torch.tensor([tokens.ids]), token_type_ids=torch.tensor([tokens.type_ids]))
 
 
 @pytest.mark.parametrize("target", UNION)
@@ -68,6 +86,15 @@ def test_ort_cpu_answers_like_the_engine_step_by_step(tmp_path: Path) -> None:
     np.testing.assert_allclose(runner.logits([("good bad good",)] * 2), [expected] * 2, rtol=1e-6)
 
 
+def test_ort_cpu_answers_every_token_of_a_tagged_item(tmp_path: Path) -> None:
+    bundle = tiny_bundle(tmp_path, task="token-classification")
+    runner = OrtCpu(threads=1).open(tmp_path)
+    expected = np.reshape(expected_logits(("good dull",), spec=bundle.spec), (4, 3))
+    assert runner.task == "token-classification"
+    np.testing.assert_allclose(runner.infer(runner.encode(("good dull",))), [expected], rtol=1e-6)
+    np.testing.assert_allclose(runner.logits([("good dull",)]), [expected], rtol=1e-6)
+
+
 def test_ort_cpu_names_the_digest_of_the_bundle(tmp_path: Path) -> None:
     bundle = tiny_bundle(tmp_path)
     facts = OrtCpu(threads=1).open(tmp_path).facts
@@ -76,17 +103,10 @@ def test_ort_cpu_names_the_digest_of_the_bundle(tmp_path: Path) -> None:
 
 
 def test_torch_computes_in_float32_what_the_model_says_for_a_pair(bert_folder: Path) -> None:
-    import torch
-    from transformers import BertForSequenceClassification
-
     runner = Torch(threads=1, max_length=16).open(bert_folder)
     tokens = runner.encode(("good", "bad fine"))
     assert (tokens.ids, tokens.type_ids) == ([2, 5, 3, 4, 7, 3], [0, 0, 0, 1, 1, 1])
-    model = BertForSequenceClassification.from_pretrained(bert_folder, dtype=torch.float32).eval()
-    with torch.inference_mode():
-        expected = model(
-            input_ids=torch.tensor([tokens.ids]), token_type_ids=torch.tensor([tokens.type_ids])
-        ).logits.numpy()
+    expected = outputs_of(bert_folder, "BertForSequenceClassification", tokens).logits.numpy()
     assert runner.infer(tokens).dtype == np.float32
     np.testing.assert_allclose(runner.logits([("good", "bad fine")]), expected, atol=1e-6)
 
@@ -94,7 +114,99 @@ def test_torch_computes_in_float32_what_the_model_says_for_a_pair(bert_folder: P
 def test_torch_cuts_long_items_at_max_length(bert_folder: Path) -> None:
     runner = Torch(threads=1, max_length=16).open(bert_folder)
     assert len(runner.encode(("good " * 50,)).ids) == 16
-    assert runner.logits([("good " * 50,)]).shape == (1, 2)
+    assert [each.shape for each in runner.logits([("good " * 50,)])] == [(2,)]
+
+
+ITEMS = [("good", "bad"), ("fine bad good", "dull"), ("bad", "good")]
+
+
+def test_torch_answers_every_token_of_each_item_in_the_order_asked(tmp_path: Path) -> None:
+    path = saved_bert(tmp_path, "BertForTokenClassification", labels=3)
+    runner = Torch(threads=1, max_length=16, task="token-classification").open(path)
+    found = runner.logits(ITEMS)
+    assert (runner.task, [each.shape for each in found]) == ("token-classification", [(5, 3), (7, 3), (5, 3)])
+    for item, output in zip(ITEMS, found, strict=True):
+        tokens = runner.encode(item)
+        expected = outputs_of(path, "BertForTokenClassification", tokens).logits.numpy()
+        np.testing.assert_allclose(runner.infer(tokens), expected, atol=1e-6)
+        np.testing.assert_allclose(output, expected[0], atol=1e-6)
+
+
+@pytest.mark.parametrize(("task", "labels"), [("multi-label", 3), ("regression", 1)])
+def test_torch_answers_with_the_head_s_raw_numbers(tmp_path: Path, task: TaskKind, labels: int) -> None:
+    path = saved_bert(tmp_path, "BertForSequenceClassification", labels=labels)
+    runner = Torch(threads=1, max_length=16, task=task).open(path)
+    expected = outputs_of(path, "BertForSequenceClassification", runner.encode(ITEMS[0])).logits.numpy()
+    np.testing.assert_allclose(runner.logits(ITEMS[:1]), expected, atol=1e-6)
+
+
+def embedder(path: Path, *modes: str) -> Path:
+    """A folder as sentence-transformers leaves it; `modes` are switched on."""
+    saved_bert(path, "BertModel")
+    known = ("pooling_mode_cls_token", "pooling_mode_mean_tokens", "pooling_mode_max_tokens")
+    pooling = {"word_embedding_dimension": 16, **{mode: mode in modes for mode in known}, "include_prompt": True}
+    (path / "1_Pooling").mkdir()
+    (path / "1_Pooling/config.json").write_text(json.dumps(pooling))
+    return path
+
+
+@pytest.mark.parametrize("mode", ["pooling_mode_cls_token", "pooling_mode_mean_tokens"])
+def test_torch_pools_vectors_as_the_folder_says(tmp_path: Path, mode: str) -> None:
+    path = embedder(tmp_path, mode)
+    runner = Torch(threads=1, max_length=16, task="embedding").open(path)
+    for item, vector in zip(ITEMS, runner.logits(ITEMS), strict=True):
+        hidden_LD = outputs_of(path, "BertModel", runner.encode(item)).last_hidden_state[0].numpy()
+        expected = hidden_LD[0] if mode == "pooling_mode_cls_token" else hidden_LD.mean(axis=0)
+        np.testing.assert_allclose(vector, expected, atol=1e-6)
+
+
+def test_torch_leaves_out_the_layer_that_no_vector_goes_through(tmp_path: Path) -> None:
+    path = embedder(tmp_path, "pooling_mode_cls_token")
+    whole = sum(tensor.size for tensor in load_file(path / "model.safetensors").values())
+    assert Torch(threads=1, task="embedding").open(path).facts.parameters == whole - (16 * 16 + 16)
+
+
+def test_torch_divides_vectors_by_their_length_where_the_folder_asks_for_it(tmp_path: Path) -> None:
+    path = embedder(tmp_path, "pooling_mode_mean_tokens")
+    target = Torch(threads=1, max_length=16, task="embedding")
+    plain = np.stack(target.open(path).logits(ITEMS))
+    modules = [{"path": "1_Pooling"}, {"path": "2_Normalize", "type": "sentence_transformers.models.Normalize"}]
+    (path / "modules.json").write_text(json.dumps(modules))
+    listed = np.stack(target.open(path).logits(ITEMS))
+    (path / "modules.json").write_text(json.dumps(modules[:1]))
+    unlisted = np.stack(target.open(path).logits(ITEMS))
+    (path / "2_Normalize").mkdir()
+    with_folder = np.stack(target.open(path).logits(ITEMS))
+    np.testing.assert_allclose(listed, plain / np.linalg.norm(plain, axis=1, keepdims=True), atol=1e-6)
+    np.testing.assert_array_equal(with_folder, listed)
+    np.testing.assert_array_equal(unlisted, plain)
+
+
+@pytest.mark.parametrize(
+    ("modes", "asked"),
+    [
+        (("pooling_mode_max_tokens",), "pooling_mode_max_tokens"),
+        (
+            ("pooling_mode_cls_token", "pooling_mode_mean_tokens"),
+            "pooling_mode_cls_token and pooling_mode_mean_tokens",
+        ),
+        ((), "no pooling"),
+    ],
+)
+def test_torch_refuses_a_pooling_it_does_not_know(tmp_path: Path, modes: tuple[str, ...], asked: str) -> None:
+    path = embedder(tmp_path, *modes)
+    with pytest.raises(BadArtifact) as caught:
+        Torch(threads=1, task="embedding").open(path)
+    assert str(caught.value) == (
+        f"{path}/1_Pooling/config.json asks for {asked}: target 'torch' knows pooling_mode_cls_token or "
+        "pooling_mode_mean_tokens"
+    )
+
+
+def test_torch_refuses_an_embedding_whose_pooling_is_not_written_down(bert_folder: Path) -> None:
+    message = r"has no 1_Pooling/config\.json: target 'torch' measures a folder saved by finetune$"
+    with pytest.raises(BadArtifact, match=message):
+        Torch(threads=1, task="embedding").open(bert_folder)
 
 
 def test_torch_names_the_digest_and_the_parameters_of_its_weights(bert_folder: Path) -> None:

@@ -3,7 +3,9 @@
 import json
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
+from typing import get_args
 
 import msgspec
 import numpy as np
@@ -11,8 +13,10 @@ import pytest
 from fakes import expected_logits, tiny_bundle
 
 from benchmarks import worker
+from benchmarks.outputs import read_outputs
 from benchmarks.worker import LatencyJob, LatencyResult, QualityJob
-from serving.bundle import read_bundle
+from serving.answers import probabilities
+from serving.bundle import Bundle, Item, TaskKind
 from serving.engine import Engine
 from serving.errors import BadArtifact
 
@@ -24,6 +28,7 @@ def latency_job(path: Path, **changes: object) -> LatencyJob:
         variant="tiny",
         target={"kind": "ort-cpu", "threads": 1},
         path=str(path),
+        task="classification",
         cores=(),
         buckets={5: (("good bad fine",), ("dull awful bad",))},
         probes=ITEMS,
@@ -64,6 +69,27 @@ def test_a_latency_job_answers_the_probes(tmp_path: Path) -> None:
     np.testing.assert_allclose(result.probe_logits, expected, rtol=1e-5)
 
 
+def test_a_probe_s_outputs_are_one_flat_list_however_many_tokens_it_has(tmp_path: Path) -> None:
+    bundle = tiny_bundle(tmp_path, task="token-classification")
+    result = worker.measure_latency(latency_job(tmp_path, task="token-classification"), tell=ignore)
+    assert [len(row) for row in result.probe_logits] == [5 * 3, 3 * 3, 5 * 3]
+    for row, item in zip(result.probe_logits, ITEMS, strict=True):
+        np.testing.assert_allclose(row, expected_logits(item, spec=bundle.spec), rtol=1e-5)
+    assert len(result.buckets[5].samples_ns["score"]) == 7
+
+
+def test_a_single_probe_is_enough(tmp_path: Path) -> None:
+    tiny_bundle(tmp_path)
+    assert len(worker.measure_latency(latency_job(tmp_path, probes=ITEMS[:1]), tell=ignore).probe_logits) == 1
+
+
+def test_a_bundle_of_another_task_is_refused(tmp_path: Path) -> None:
+    tiny_bundle(tmp_path, task="multi-label")
+    with pytest.raises(BadArtifact) as caught:
+        worker.measure_latency(latency_job(tmp_path), tell=ignore)
+    assert str(caught.value) == "tiny does multi-label, this session measures classification: name the same task"
+
+
 def test_items_that_are_not_as_long_as_they_claim_are_refused(tmp_path: Path) -> None:
     tiny_bundle(tmp_path)
     with pytest.raises(BadArtifact) as caught:
@@ -74,21 +100,55 @@ def test_items_that_are_not_as_long_as_they_claim_are_refused(tmp_path: Path) ->
     )
 
 
+def quality_job(bundle: Bundle, items: Sequence[Item], out: Path) -> QualityJob:
+    return QualityJob(
+        variant="tiny",
+        target={"kind": "ort-cpu", "threads": 1},
+        path=str(bundle.path),
+        task=bundle.spec.task,
+        cores=(),
+        items=tuple(items),
+        logits_file=str(out / "logits.npy"),
+    )
+
+
 def test_a_quality_job_writes_the_logits_of_all_items_in_order(tmp_path: Path) -> None:
     bundle = tiny_bundle(tmp_path / "bundle")
     items = ITEMS * 20
-    job = QualityJob("tiny", {"kind": "ort-cpu"}, str(bundle.path), (), items, str(tmp_path / "logits.npy"))
     told: list[tuple[int, int]] = []
-    result = worker.measure_quality(job, tell=lambda *counts: told.append(counts))
+    result = worker.measure_quality(quality_job(bundle, items, tmp_path), tell=lambda *counts: told.append(counts))
     expected = [expected_logits(item, spec=bundle.spec) for item in items]
     np.testing.assert_allclose(np.load(tmp_path / "logits.npy"), expected, rtol=1e-5)
     assert (result.n, result.facts.digest, told[-1]) == (60, bundle.digest, (60, 60))
 
 
-def test_the_score_step_is_the_one_that_serves(tmp_path: Path) -> None:
-    tiny_bundle(tmp_path, labels=("a", "b", "c"))
-    engine = Engine(read_bundle(tmp_path), threads=1)
-    np.testing.assert_array_equal(worker.softmax(engine.logits(ITEMS)), engine.answer(ITEMS).scores)
+@pytest.mark.parametrize("task", get_args(TaskKind))
+def test_a_quality_job_of_any_task_writes_one_array_per_item(tmp_path: Path, task: TaskKind) -> None:
+    bundle = tiny_bundle(tmp_path / "bundle", task=task)
+    worker.measure_quality(quality_job(bundle, ITEMS, tmp_path), tell=ignore)
+    found = read_outputs(tmp_path / "logits.npy")
+    lengths = [5, 3, 5] if bundle.spec.per_token else [None] * 3
+    assert [each.shape for each in found] == [
+        (length, bundle.spec.outputs) if length else (bundle.spec.outputs,) for length in lengths
+    ]
+    for output, item in zip(found, ITEMS, strict=True):
+        np.testing.assert_allclose(output.ravel(), expected_logits(item, spec=bundle.spec), rtol=1e-5)
+
+
+@pytest.mark.parametrize("task", get_args(TaskKind))
+def test_the_score_step_is_the_one_that_serves(tmp_path: Path, task: TaskKind, monkeypatch: pytest.MonkeyPatch) -> None:
+    scored: list[np.ndarray] = []
+
+    def keep(logits: np.ndarray, *, task: TaskKind) -> np.ndarray:
+        scored.append(probabilities(logits, task=task))
+        return scored[-1]
+
+    engine = Engine(tiny_bundle(tmp_path, task=task), threads=1)
+    monkeypatch.setattr(worker, "probabilities", keep)
+    worker.measure_latency(latency_job(tmp_path, task=task), tell=ignore)
+    asked = list(latency_job(tmp_path).buckets[5])
+    for mine, served in zip(scored[-7:], engine.answer((asked * 4)[:7]).scores, strict=True):
+        np.testing.assert_array_equal(mine[0], served)
 
 
 def test_the_command_writes_a_result_and_tells_progress_as_json_lines(

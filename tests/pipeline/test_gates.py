@@ -7,6 +7,7 @@ import pytest
 
 from pipeline import gates
 from pipeline.errors import BadRequest, GateFailed, Inconclusive
+from pipeline.weighted_metrics import METRICS
 
 TEACHER = "teacher-onnx-fp32"
 SMALL, INT8 = "student-onnx-fp32", "student-onnx-int8"
@@ -33,6 +34,7 @@ def judged(*, rules=RULES, candidates=(SMALL, INT8), **changes: dict[str, float]
         ("p95_ms<=0.5*teacher", ("p95_ms", "<=", 0.5, TEACHER)),
         ("  size_mb < 30 ", ("size_mb", "<", 30.0, None)),
         ("p50_ms_short > 1e-3", ("p50_ms_short", ">", 0.001, None)),
+        ("in_scope_refused_high <= 0.05", ("in_scope_refused_high", "<=", 0.05, None)),
         ("p95_ms_high <= 1 * student-onnx-fp32", ("p95_ms_high", "<=", 1.0, SMALL)),
     ],
 )
@@ -43,8 +45,8 @@ def test_rules_are_read_as_written(text: str, rule: tuple[object, ...]) -> None:
 
 HELP = """
   grammar:  metric op bound [* baseline], op one of >= <= > <, baseline 'teacher' or a variant's name
-  metrics:  accuracy, macro_f1, matthews, pearson, spearman, mse, p50_ms, p95_ms, speedup_p50, p50_ms_short, \
-p95_ms_short, cold_start_ms, peak_mb, size_mb, params;
+  metrics:  accuracy, macro_f1, micro_f1, entity_f1, matthews, pearson, spearman, mse, oos_auroc, oos_refused, \
+in_scope_refused, p50_ms, p95_ms, speedup_p50, p50_ms_short, p95_ms_short, cold_start_ms, peak_mb, size_mb, params;
             with _low or _high for an end of the 95 % interval where there is one
   example:  accuracy >= 0.95 * teacher"""
 
@@ -62,6 +64,10 @@ def test_a_rule_on_an_unknown_metric_is_answered_with_the_known_ones() -> None:
     with pytest.raises(BadRequest) as caught:
         gates.parse_rule("p99_ms <= 3")
     assert str(caught.value) == f"rule 'p99_ms <= 3': nobody measures 'p99_ms'.{HELP}"
+
+
+def test_a_gate_may_name_every_metric_of_a_task_and_what_is_made_of_them() -> None:
+    assert set(gates.TASK_METRICS) == {*METRICS, *gates.REFUSAL_METRICS} - {"auroc"}  # no task reports it by that name
 
 
 def test_a_gate_without_rules_is_refused() -> None:

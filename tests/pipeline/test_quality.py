@@ -1,44 +1,22 @@
-"""Metrics against their libraries, intervals against theory, pairing against its absence."""
+"""Intervals against theory, pairing against its absence, what cannot be compared; metrics: test_weighted_metrics.py."""
 
 import math
+import re
 
 import numpy as np
 import pytest
-from scipy import stats
-from sklearn import metrics as reference
+from seqeval.metrics.sequence_labeling import get_entities
 
 from pipeline import quality
 from pipeline.errors import BadArtifact, BadRequest
 
+EXPECTED = "expected equal, non-empty (examples,) or (examples, labels)"
 RNG = np.random.default_rng(7)
 LABELS = RNG.integers(4, size=600)
 GUESSES = np.where(RNG.random(600) < 0.8, LABELS, RNG.integers(4, size=600))
-VALUES = np.round(RNG.normal(size=400), 1)  # rounded: ties
-NEAR = np.round(VALUES + RNG.normal(size=400) / 2, 1)
-
-
-@pytest.mark.parametrize(
-    ("metric", "of", "predictions", "labels"),
-    [
-        ("accuracy", lambda y, p: reference.accuracy_score(y, p), GUESSES, LABELS),
-        ("macro_f1", lambda y, p: reference.f1_score(y, p, average="macro"), GUESSES, LABELS),
-        ("matthews", lambda y, p: reference.matthews_corrcoef(y, p), GUESSES, LABELS),
-        ("pearson", lambda y, p: stats.pearsonr(p, y).statistic, NEAR, VALUES),
-        ("spearman", lambda y, p: stats.spearmanr(p, y).statistic, NEAR, VALUES),
-        ("mse", lambda y, p: reference.mean_squared_error(y, p), NEAR, VALUES),
-    ],
-)
-def test_every_metric_agrees_with_its_reference_on_the_data_and_on_a_resample(metric, of, predictions, labels) -> None:
-    assert quality.score(metric, predictions, labels, resamples=10).value == pytest.approx(of(labels, predictions))
-    drawn = RNG.integers(len(labels), size=len(labels))
-    weights = np.bincount(drawn, minlength=len(labels)).astype(float)[None]
-    (weighted,) = quality.METRICS[metric](predictions.astype(float), labels.astype(float), weights)
-    assert weighted == pytest.approx(of(labels[drawn], predictions[drawn]))
-
-
-def test_every_known_metric_is_covered_by_the_reference_test() -> None:
-    (mark,) = test_every_metric_agrees_with_its_reference_on_the_data_and_on_a_resample.pytestmark
-    assert {case[0] for case in mark.args[1]} == set(quality.METRICS)
+KINDS = ("O", "O", "B-a", "I-a", "B-b")
+SENTENCES = [tuple(RNG.choice(KINDS, size=8)) for _ in range(150)]
+TAGGED = [tuple(tag if RNG.random() < 0.85 else "O" for tag in tags) for tags in SENTENCES]
 
 
 def test_the_interval_of_accuracy_is_the_binomial_one() -> None:
@@ -101,43 +79,95 @@ def test_agreement_is_the_share_of_equal_answers() -> None:
     assert (agreement.metric, agreement.value) == ("agreement", 0.75)
 
 
-def test_predictions_are_the_best_class_or_the_regression_value() -> None:
-    assert quality.predictions(np.array([[0.1, 0.9], [2.0, -1.0]])).tolist() == [1, 0]
-    assert quality.predictions(np.array([[0.5], [1.5]])).tolist() == [0.5, 1.5]
+def test_agreement_of_many_labels_or_tags_is_that_of_whole_items() -> None:
+    matrices = quality.agreement([[0, 1], [1, 1], [0, 0]], [[0, 1], [1, 0], [0, 0]])
+    assert (matrices.value, matrices.n) == (pytest.approx(2 / 3), 3)
+    sequences = quality.agreement([("O", "B-a"), ("O",), ()], [("O", "B-a"), ("B-a",), ()])
+    assert (sequences.value, sequences.n) == (pytest.approx(2 / 3), 3)
+
+
+def entity_counts(sentence: tuple[str, ...], guess: tuple[str, ...]) -> tuple[int, int]:
+    found, true = set(get_entities(list(guess))), set(get_entities(list(sentence)))
+    return len(found & true), len(found) + len(true)
+
+
+def test_the_interval_of_entity_f1_is_that_of_sentences_drawn_one_by_one() -> None:
+    counts_N2 = np.array([entity_counts(*pair) for pair in zip(SENTENCES, TAGGED, strict=True)])
+    drawn_B2 = counts_N2[RNG.integers(len(counts_N2), size=(4000, len(counts_N2)))].sum(axis=1)
+    low, high = np.percentile(2 * drawn_B2[:, 0] / drawn_B2[:, 1], (2.5, 97.5))
+    score = quality.score("entity_f1", TAGGED, SENTENCES)
+    assert (score.metric, score.n) == ("entity_f1", 150)
+    assert (score.low, score.high) == pytest.approx((low, high), abs=0.006)
+
+
+def test_variants_are_paired_in_every_form_of_answers() -> None:
+    matrix = np.stack([LABELS % 2, LABELS // 2], axis=1)
+    worse = np.where(np.arange(600)[:, None] % 3 == 0, 1 - matrix, matrix)
+    for metric, right, wrong in (("micro_f1", matrix, worse), ("entity_f1", SENTENCES, TAGGED)):
+        difference = quality.paired_difference(metric, right, wrong, right)
+        assert difference.estimate == pytest.approx(1 - quality.score(metric, wrong, right).value)
+        assert 0 < difference.low < difference.estimate < difference.high
+        alone = quality.paired_difference(metric, wrong, wrong, right)
+        assert (alone.estimate, alone.low, alone.high) == (0.0, 0.0, 0.0)
 
 
 def test_an_unknown_metric_is_answered_with_the_known_ones() -> None:
-    message = "^unknown metric 'acuracy': known are accuracy, macro_f1, matthews, pearson, spearman, mse$"
-    with pytest.raises(BadRequest, match=message):
+    known = "accuracy, macro_f1, micro_f1, entity_f1, matthews, pearson, spearman, mse, auroc"
+    with pytest.raises(BadRequest, match=f"^unknown metric 'acuracy': known are {known}$"):
         quality.score("acuracy", [1], [1])
 
 
 @pytest.mark.parametrize(
     ("predictions", "labels", "message"),
     [
+        ([1, 2], [1], f"predictions and labels have shapes [(2,), (1,)]: {EXPECTED}"),
+        ([], [], f"predictions and labels have shapes [(0,), (0,)]: {EXPECTED}"),
+        ([1], [[1]], f"predictions and labels have shapes [(1,), (1, 1)]: {EXPECTED}"),
+        ([[[1]]], [[[1]]], f"predictions and labels have shapes [(1, 1, 1), (1, 1, 1)]: {EXPECTED}"),
         (
-            [1, 2],
-            [1],
-            r"predictions and labels have shapes \[\(2,\), \(1,\)\]: expected equal, non-empty \(examples,\)",
+            [[0.3, 1.0]],
+            [[0, 1]],
+            "a matrix of predictions or labels holds other numbers than 0 and 1: apply the thresholds first",
         ),
-        ([], [], r"predictions and labels have shapes \[\(0,\), \(0,\)\]: expected equal, non-empty \(examples,\)"),
+        (
+            [("O",)],
+            [("O",), ("O",)],
+            "predictions and labels have [1, 2] tag sequences: expected equal numbers of them",
+        ),
+        (
+            [("O",), ("O", "B-a")],
+            [("O",), ("O",)],
+            "item 1 has [2, 1] tags: expected one per word on every side",
+        ),
+        (
+            [("O",)],
+            [0],
+            "some predictions or labels are tag sequences and some are numbers: give all in one form",
+        ),
     ],
 )
 def test_arrays_that_cannot_be_compared_are_refused(predictions, labels, message: str) -> None:
-    with pytest.raises(BadRequest, match=f"^{message}$"):
-        quality.score("mse", predictions, labels)
+    with pytest.raises(BadRequest, match=f"^{re.escape(message)}$"):
+        quality.score("accuracy", predictions, labels)
+
+
+def test_a_metric_of_another_form_is_answered_with_the_one_it_reads() -> None:
+    with pytest.raises(BadRequest, match=r"^metric 'entity_f1' does not read numbers: it reads tag sequences$"):
+        quality.score("entity_f1", [0, 1], [0, 1])
+    message = r"^metric 'macro_f1' does not read tag sequences: it reads numbers or 0/1 matrices$"
+    with pytest.raises(BadRequest, match=message):
+        quality.score("macro_f1", [("O",)], [["O"]])
 
 
 def test_values_that_are_no_numbers_are_a_broken_model_and_not_a_low_score() -> None:
     with pytest.raises(BadArtifact, match=r"^1 predictions or labels are not finite: the model is broken$"):
         quality.score("mse", [1.0, math.nan], [1, 2])
-    with pytest.raises(BadArtifact, match=r"^the logits of 1 of 2 examples are not finite: the model is broken$"):
-        quality.predictions(np.array([[0.0, math.nan], [0.0, 1.0]]))
 
 
-def test_logits_of_one_dimension_are_refused() -> None:
-    with pytest.raises(BadRequest, match=r"^logits have shape \(3,\): expected \(examples, classes\)$"):
-        quality.predictions(np.zeros(3))
+def test_outputs_that_are_no_numbers_are_a_broken_model() -> None:
+    quality.require_finite([np.zeros(2), np.zeros((3, 2))])
+    with pytest.raises(BadArtifact, match=r"^the logits of 2 of 3 examples are not finite: the model is broken$"):
+        quality.require_finite([np.array([0.0, math.nan]), np.zeros((3, 2)), np.array([[0.0], [math.inf]])])
 
 
 def test_a_comparison_without_seeds_is_refused() -> None:
