@@ -42,10 +42,11 @@ RANK: dict[Split, int] = {"train": 0, "dev": 1, "test": 2}
 
 @dataclass(frozen=True)
 class Labelled:
-    """One text and the library it comes from."""
+    """One text, the library it comes from, and the package inside that library."""
 
     text: str
     label: str
+    package: str = ""
 
 
 def split_of(module_path: str) -> Split:
@@ -54,6 +55,11 @@ def split_of(module_path: str) -> Split:
     if place < TEST_SHARE:
         return "test"
     return "dev" if place < TEST_SHARE + DEV_SHARE else "train"
+
+
+def package_of(module_path: str) -> str:
+    """`pandas.core` of `pandas/core/frame.py`, `joblib` of `joblib/memory.py`."""
+    return ".".join(module_path.split("/")[:-1][:2]) or module_path.removesuffix(".py")
 
 
 def words_key(text: str) -> str:
@@ -98,8 +104,9 @@ def _pool(modules: Mapping[str, Sequence[Module]], *, mask: "NameMask") -> dict[
     home: dict[str, tuple[Split, Labelled]] = {}
     ambiguous: set[str] = set()
     for library, found in modules.items():
-        for split, text in ((split_of(module.path), text) for module in found for text in module.first):
-            example = Labelled(text=mask(text), label=library)
+        for at, text in ((module.path, text) for module in found for text in module.first):
+            split = split_of(at)
+            example = Labelled(text=mask(text), label=library, package=package_of(at))
             key = words_key(example.text)
             known = home.get(key)
             if known is None or RANK[split] < RANK[known[0]]:

@@ -25,18 +25,23 @@ class Rows:
 
 def read_rows(table: Table, *, text: tuple[str, ...], label: str) -> Rows:
     """The split's items and raw labels; empty splits, texts and labels are refused."""
-    columns = [table.column(name) for name in text]
     labels = table.column(label)
-    if not len(labels):
-        raise BadArtifact(f"{table.where} holds no rows")
-    for name, values in zip(text, columns, strict=True):
-        _check_texts(name, values, where=table.where)
     return Rows(
         where=table.where,
-        items=tuple(zip(*columns, strict=True)),
+        items=read_texts(table, text=text),
         labels=tuple(labels),
         class_names=table.class_names.get(label, ()),
     )
+
+
+def read_texts(table: Table, *, text: tuple[str, ...]) -> tuple[Item, ...]:
+    """A split's items alone; an empty split and empty texts are refused."""
+    columns = [table.column(name) for name in text]
+    if not len(columns[0]):
+        raise BadArtifact(f"{table.where} holds no rows")
+    for name, values in zip(text, columns, strict=True):
+        _check_texts(name, values, where=table.where)
+    return tuple(zip(*columns, strict=True))
 
 
 def _check_texts(name: str, values: Sequence[object], *, where: str) -> None:

@@ -12,10 +12,11 @@ SHOWN = 10
 
 def class_values(rows: Rows) -> list[int | str]:
     """Every row's label as text or integer; booleans and whole floats count as integers."""
-    return [_class_value(value, place=f"{rows.where}, row {n}") for n, value in enumerate(rows.labels, start=1)]
+    return [class_value(value, place=f"{rows.where}, row {n}") for n, value in enumerate(rows.labels, start=1)]
 
 
-def _class_value(value: object, *, place: str) -> int | str:
+def class_value(value: object, *, place: str) -> int | str:
+    """A label as text or integer; booleans and whole floats count as integers."""
     if isinstance(value, str) and value.strip():
         return value
     if isinstance(value, int | float) and math.isfinite(value) and value == int(value):

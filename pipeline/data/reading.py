@@ -65,8 +65,16 @@ def quiet_datasets(*, bars: bool) -> Iterator[None]:
 
 def dataset_table(dataset: Any, *, where: str) -> Table:
     """A `datasets.Dataset` as a Table."""
-    names = {name: tuple(f.names) for name, f in dataset.features.items() if type(f).__name__ == "ClassLabel"}
+    coded = {name: _class_label(feature) for name, feature in dataset.features.items()}
+    names = {name: tuple(label.names) for name, label in coded.items() if label is not None}
     return Table(where=where, columns=tuple(dataset.column_names), read=lambda c: list(dataset[c]), class_names=names)
+
+
+def _class_label(feature: Any) -> Any:
+    """The ClassLabel that a column holds, by itself or in lists: what names its codes."""
+    while hasattr(feature, "feature"):
+        feature = feature.feature
+    return feature if type(feature).__name__ == "ClassLabel" else None
 
 
 def datasets_cache(cache: Path) -> str:

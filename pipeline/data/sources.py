@@ -14,7 +14,8 @@ from typing import Annotated, Literal
 from pydantic import Field, PositiveInt
 
 from pipeline.data.digests import json_digest
-from pipeline.data.docstring_sets import Labelled, Split, labelled_sets
+from pipeline.data.docstring_sets import Split, labelled_sets
+from pipeline.data.docstring_tables import docstring_table
 from pipeline.data.docstrings import LABELLED_LIBRARIES, extractor_digest, library_versions
 from pipeline.data.files import Format, expand, files_identity, format_of, load_files
 from pipeline.data.hub import load_hub, resolve_commit
@@ -111,7 +112,8 @@ class FilesSource(_Source):
 
 
 class DocstringsSource(_Source):
-    """`{kind: docstrings, train: 8000}`: columns `text` and `label`; sizes are upper bounds, balanced over labels."""
+    """`{kind: docstrings, train: 8000}`: columns for every kind of task (docstring_tables.py); sizes are upper bounds,
+    balanced over the libraries."""
 
     kind: Literal["docstrings"] = "docstrings"
     libraries: Annotated[tuple[str, ...], Field(min_length=2)] = LABELLED_LIBRARIES
@@ -130,12 +132,7 @@ class DocstringsSource(_Source):
         library_versions(self.libraries)
         sizes: dict[Split, int] = {split: getattr(self, split) for split in splits}
         sets = labelled_sets(self.libraries, sizes=sizes, cache=cache, progress=progress)
-        return {split: _docstring_table(examples, split=split) for split, examples in sets.items()}
-
-
-def _docstring_table(examples: list[Labelled], *, split: Split) -> Table:
-    columns = {"text": [e.text for e in examples], "label": [e.label for e in examples]}
-    return Table(where=f"{split} data (docstrings)", columns=tuple(columns), read=columns.__getitem__)
+        return {split: docstring_table(examples, split=split) for split, examples in sets.items()}
 
 
 DataSource = Annotated[HubSource | FilesSource | DocstringsSource, Field(discriminator="kind")]

@@ -10,6 +10,7 @@ from pipeline.data.docstring_sets import (
     Split,
     fill_evenly,
     labelled_sets,
+    package_of,
     split_of,
     unlabelled_texts,
     words_key,
@@ -63,7 +64,7 @@ def test_a_text_in_modules_of_two_splits_stays_in_train_only(install: Install, c
     sets = labelled_sets(("apples", "cars"), sizes=SIZES, cache=cache, progress=silent)
 
     assert [e.text for e in sets["test"]] == ["Return what is tested only in this."]
-    assert Labelled(shared, "apples") in sets["train"]
+    assert Labelled(shared, "apples", package="apples") in sets["train"]
 
 
 def test_a_text_of_two_libraries_has_no_label_and_is_left_out(install: Install, cache: Path) -> None:
@@ -77,6 +78,19 @@ def test_a_text_of_two_libraries_has_no_label_and_is_left_out(install: Install, 
     sets = labelled_sets(("apples", "cars"), sizes=SIZES, cache=cache, progress=silent)
 
     assert sorted(everything(sets)) == ["Return the core of every red apple.", "Return the wheel of every old car."]
+
+
+@pytest.mark.parametrize(
+    ("path", "package"),
+    [
+        ("apples/red/core/seed.py", "apples.red"),
+        ("apples/red/seed.py", "apples.red"),
+        ("apples/seed.py", "apples"),
+        ("apples.py", "apples"),
+    ],
+)
+def test_a_package_is_the_library_or_a_part_of_it(path: str, package: str) -> None:
+    assert package_of(path) == package
 
 
 def test_texts_are_the_same_when_only_identifiers_and_numbers_differ() -> None:
