@@ -1,24 +1,25 @@
 """What distillation is worth: the students of a config fine-tuned on its task, paired on the same test examples.
 
-    python -m benchmarks.students_bench CONFIG [--set a.b=c ...] [--seeds 0 1 2] [--pairs mha:none hs:none] [--out FILE]
+    python -m benchmarks.students_bench CONFIG [--set a.b=c ...] [--seeds 0 1] [--taught] [--pairs mha:none] --out FILE
 
-CONFIG names several students (`distill.students`), one of them perhaps with the objective none. They are distilled once
-and fine-tuned with every seed, as the teacher is; every cell is a run of the config up to quantize, so what is finished
-is never run again. The test split is read once, by the shipped engine, at the end. The last line is JSON; a
-difference's interval is a paired bootstrap over the test examples, mean over seeds. Without --pairs every student is
-compared with the last.
+CONFIG names one student or several (`distill.students`), one of them perhaps with the objective none. They are
+distilled once and fine-tuned with every seed, as the teacher is; --taught fine-tunes every student a second time, with
+its fine-tuned teacher beside it (`finetune.distill_from`), as NAME+taught. Every cell is a run of the config up to
+quantize, so what is finished is never run again. The test split is read once, by the shipped engine, at the end. The
+last line is JSON; a difference's interval is a paired bootstrap over the test examples, mean over seeds. Without
+--pairs every student is compared with the last, and what was taught with what was not.
 """
 
 import argparse
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import numpy as np
-import numpy.typing as npt
 
 from benchmarks.machine import read
 from pipeline import quality, runner
@@ -26,12 +27,14 @@ from pipeline.artifact import write_json
 from pipeline.config import load_config
 from pipeline.data.progress import silent
 from pipeline.progress import Console, track
-from pipeline.tasks import ALL, Split, Task
+from pipeline.tasking.base import ALL, Judged, TaskData
+from pipeline.tasking.fitted import fitted_of
+from pipeline.tasks import AnyTask
 from pipeline.workspace import Workspace
 from serving.bundle import read_bundle
 from serving.engine import Engine
 
-Predictions = npt.NDArray[Any]
+TAUGHT = "+taught"
 
 
 @dataclass(frozen=True)
@@ -44,57 +47,82 @@ class Cell:
     dev_score: float
 
 
-def run_cells(path: Path, settings: Sequence[str], *, seeds: Sequence[int], workspace: Workspace) -> list[Cell]:
-    """Run what is not finished and return every bundle."""
-    cells: list[Cell] = []
-    for seed in seeds:
-        config = load_config(path, [*settings, f"finetune.seed={seed}"])
+def run_cells(
+    path: Path, settings: Sequence[str], *, seeds: Sequence[int], workspace: Workspace, taught: bool = False
+) -> list[Cell]:
+    """Run what is not finished and return every bundle; the teacher's once a seed."""
+    cells: dict[tuple[str, int], Cell] = {}
+    lessons = {"": [], TAUGHT: ["finetune.distill_from=teacher"]} if taught else {"": []}
+    for seed, (mark, added) in product(seeds, lessons.items()):
+        config = load_config(path, [*settings, f"finetune.seed={seed}", *added])
         config = config.model_copy(update={"name": f"{config.name}-seed-{seed}"})
         found = runner.run(config, workspace, until="quantize")
         for name in ("teacher", *config.distill.each()):
+            group = name if name == "teacher" else f"{name}{mark}"
             dev_score = max(found[f"finetune-{name}"].manifest.facts["dev_scores"])
             steps = {"fp32": f"export-{name}", "int8": f"quantize-{name}"}
             for precision, label in steps.items():
                 if label in found:
-                    cells.append(Cell(f"{name}, {precision}", seed, found[label].path / "bundle", dev_score))
-    return cells
+                    key = f"{group}, {precision}"
+                    cells[key, seed] = Cell(key, seed, found[label].path / "bundle", dev_score)
+    return list(cells.values())
 
 
-def score_cells(cells: Sequence[Cell], pairs: Sequence[tuple[str, str]], task: Task, test: Split) -> dict[str, Any]:
-    """The metric of every group with its interval, and the paired differences that matter."""
-    found: dict[str, list[Predictions]] = {}
+def score_cells(
+    cells: Sequence[Cell], pairs: Sequence[tuple[str, str]], task: AnyTask, data: TaskData
+) -> dict[str, Any]:
+    """Every figure of every group with its interval, and the paired differences of the first that matter."""
+    judged: dict[str, list[dict[str, Judged]]] = {}
     for cell in track(Console(), cells, "score", len(cells), "bundles"):
-        logits_NC = Engine(read_bundle(cell.bundle)).logits(test.items)
-        found.setdefault(cell.group, []).append(quality.predictions(logits_NC))
-    metric, labels = task.metric_name, test.labels
-    return {
-        "metric": metric,
-        "n": len(labels),
-        "groups": {
-            group: {
-                "seeds": [quality.score(metric, each, labels).value for each in repeats],
-                "mean": float(np.mean([quality.score(metric, each, labels).value for each in repeats])),
-                "dev": [cell.dev_score for cell in cells if cell.group == group],
-            }
-            for group, repeats in found.items()
-        },
-        "differences": {
-            f"{a} - {b}": {
-                units: msgspec.to_builtins(
-                    quality.paired_seeds_difference(metric, found[a], found[b], labels, units=units)
-                )
-                for units in ("sentences", "sentences and seeds")
-            }
-            for a, b in pairs
-        },
+        judged.setdefault(cell.group, []).append(judged_cell(cell, task, data))
+    metric = task.metrics[0]
+    groups = {
+        group: {
+            "seeds": [scored(repeat[metric]).value for repeat in repeats],
+            "mean": float(np.mean([scored(repeat[metric]).value for repeat in repeats])),
+            "figures": {name: [msgspec.to_builtins(scored(repeat[name])) for repeat in repeats] for name in repeats[0]},
+            "dev": [cell.dev_score for cell in cells if cell.group == group],
+        }
+        for group, repeats in judged.items()
     }
+    truths = next(iter(judged.values()))[0][metric].labels
+    answers = {group: [repeat[metric].answers for repeat in repeats] for group, repeats in judged.items()}
+    differences = {
+        f"{a} - {b}": {
+            units: msgspec.to_builtins(
+                quality.paired_seeds_difference(metric, answers[a], answers[b], truths, units=units)
+            )
+            for units in ("sentences", "sentences and seeds")
+        }
+        for a, b in pairs
+    }
+    return {"metric": metric, "n": len(truths), "groups": groups, "differences": differences}
 
 
-def pairs_of(names: Sequence[str], asked: Sequence[str]) -> list[tuple[str, str]]:
+def judged_cell(cell: Cell, task: AnyTask, data: TaskData) -> dict[str, Judged]:
+    """What a bundle answers, through the engine that serves it."""
+    from tokenizers import Tokenizer
+
+    bundle = read_bundle(cell.bundle)
+    tokenizer = Tokenizer.from_file(str(bundle.path / "tokenizer.json"))
+    places = task.places(data.test, tokenizer, max_length=bundle.spec.max_length)
+    return task.judged(Engine(bundle).logits(data.reported), data, fitted_of(bundle.spec), places)
+
+
+def scored(judged: Judged) -> quality.Score:
+    """The figure with its interval."""
+    return quality.score(judged.metric, judged.answers, judged.labels)
+
+
+def pairs_of(names: Sequence[str], asked: Sequence[str], *, taught: bool = False) -> list[tuple[str, str]]:
     """(a, b) of every difference, in both precisions, and each student's int8 against its fp32."""
     chosen = [tuple(pair.split(":")) for pair in asked] or [(name, names[-1]) for name in names[:-1]]
+    if taught:
+        chosen += [(f"{name}{TAUGHT}", name) for name in names]
+        names = [*names, *(f"{name}{TAUGHT}" for name in names)]
     between = [(f"{a}, {precision}", f"{b}, {precision}") for precision in ("fp32", "int8") for a, b in chosen]
-    return [*between, *((f"{name}, int8", f"{name}, fp32") for name in names), (f"{names[0]}, fp32", "teacher, fp32")]
+    of_teacher = [(f"{name}, fp32", "teacher, fp32") for name in names]
+    return [*between, *((f"{name}, int8", f"{name}, fp32") for name in names), *of_teacher]
 
 
 def show(result: Mapping[str, Any]) -> None:
@@ -123,13 +151,14 @@ def main() -> None:
     parser.add_argument("--pairs", nargs="+", default=[], metavar="A:B")
     parser.add_argument("--workspace", type=Path, default=Path(".retort"))
     parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--taught", action="store_true")
     asked = parser.parse_args()
     place = Workspace.open(asked.workspace)
-    cells = run_cells(asked.config, asked.settings, seeds=asked.seeds, workspace=place)
+    cells = run_cells(asked.config, asked.settings, seeds=asked.seeds, workspace=place, taught=asked.taught)
     config = load_config(asked.config, asked.settings)
-    pairs = pairs_of(list(config.distill.each()), asked.pairs)
+    pairs = pairs_of(list(config.distill.each()), asked.pairs, taught=asked.taught)
     result = {"machine": msgspec.to_builtins(read()), "config": config.model_dump(mode="json"), "seeds": asked.seeds}
-    result |= score_cells(cells, pairs, config.task, config.task.load(place.cache, silent, ALL).test)
+    result |= score_cells(cells, pairs, config.task, config.task.load(place.cache, silent, ALL))
     write_json(asked.out, result)
     show(result)
     print(json.dumps({name: row["sentences"] for name, row in result["differences"].items()}))

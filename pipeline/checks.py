@@ -8,7 +8,7 @@ from pathlib import Path
 from pipeline.config import RunConfig
 from pipeline.encoders.families import FULL, Shape, family_of
 from pipeline.encoders.masked_lm import has_mlm_head
-from pipeline.encoders.teachers import positions_in, read_config, shape_in
+from pipeline.encoders.teachers import TeacherConfig, positions_in, read_config, shape_in
 from pipeline.errors import BadRequest
 from pipeline.gates import MEASURED, TASK_METRICS, parse_rules
 from pipeline.graph import STAGES, Step, variants_of
@@ -16,6 +16,8 @@ from pipeline.passes import PassConfig
 from pipeline.stages import distill
 from pipeline.stages.benchmark import LONG
 from pipeline.stages.pretrain import PretrainConfig
+from pipeline.task_distillation import check_kind
+from pipeline.tasking.fitted import read_fitted
 from serving.cpu import affinity_cores
 
 P95_NEEDS = 200  # ten samples beyond the 95th percentile
@@ -25,6 +27,7 @@ def check(config: RunConfig, *, cache: Path) -> None:
     """Raise BadRequest for the first thing in `config` that cannot work; reads config.json of a local teacher only."""
     _check_students(config, cache=cache)
     _check_lengths(config, cache=cache)
+    _check_lessons(config, cache=cache)
     _check_benchmark(config)
     _check_gate(config)
 
@@ -111,8 +114,21 @@ def _check_benchmark(config: RunConfig) -> None:
         )
 
 
+def _check_lessons(config: RunConfig, *, cache: Path) -> None:
+    """A task that is learned from a teacher alone names one; a folder that is named holds one of this task. What is
+    not here yet is not fetched for it."""
+    named = config.finetune.distill_from
+    if named is None and not config.task.learns_labels:
+        raise BadRequest(
+            f"task {config.task.kind}: vectors are learned from a teacher, not from labels; set "
+            "finetune.distill_from: teacher"
+        )
+    if named not in (None, "teacher") and (teacher := TeacherConfig(source=str(named))).is_local():
+        check_kind(read_fitted(teacher.folder(cache)), config.task.kind)
+
+
 def _check_gate(config: RunConfig) -> None:
-    known = {config.task.metric_name, *MEASURED}
+    known = {*config.task.figures, *MEASURED}
     for rule in parse_rules(config.register.gate):
         metric = rule.metric.removesuffix("_low").removesuffix("_high")
         if metric not in known:

@@ -22,6 +22,8 @@ from pipeline.progress import Console
 from pipeline.runner import run
 from pipeline.summary import show_run
 from pipeline.workspace import Workspace
+from serving.bundle import TaskKind
+from serving.schema import ROUTES
 
 REQUESTS = 12
 START_TIMEOUT_S = 60.0
@@ -44,7 +46,7 @@ def demo(path: Path, *, workspace: Path, settings: Sequence[str] = ()) -> tuple[
         texts = _real_texts(config, place)
         with serving(registered["model_uri"], workspace=place.root, tracking_uri=registered["tracking_uri"]) as url:
             reporter.line(f"serving {registered['model_uri']} on {url}")
-            answered = _ask(url, texts, reporter, digest=registered["digest"])
+            answered = _ask(url, texts, reporter, digest=registered["digest"], task=config.task.kind)
         reporter.line("server stopped")
     result = show_run(config, place, artifacts)
     told = {
@@ -104,24 +106,37 @@ def _real_texts(config: RunConfig, place: Workspace) -> list[tuple[str, ...]]:
     return list(data.dev.items[::step][:REQUESTS])
 
 
-def _ask(url: str, texts: Sequence[tuple[str, ...]], reporter: Console, *, digest: str) -> int:
+def _ask(url: str, texts: Sequence[tuple[str, ...]], reporter: Console, *, digest: str, task: TaskKind) -> int:
     """Ask each text over HTTP, check that the model registered by this run answers, print what came back, and count."""
     import httpx
 
-    answered = 0
+    answered, route = 0, ROUTES[task]
     with httpx.Client(base_url=url, timeout=10.0) as client:
         for item in texts:
             body = {"texts": [item[0] if len(item) == 1 else list(item)]}
-            response = client.post("/classify", json=body)
+            response = client.post(route, json=body)
             if response.status_code != httpx.codes.OK:
-                raise Transient(f"POST {url}/classify answered {response.status_code}: {response.text[:200]}")
+                raise Transient(f"POST {url}{route} answered {response.status_code}: {response.text[:200]}")
             if (other := response.json()["model"]["digest"]) != digest:
                 raise BadArtifact(f"the server answers with the model {other[:12]}, not with {digest[:12]} of this run")
             answered += 1
             result = response.json()["results"][0]
-            told = f"{result['label']} ({result['score']:.2f})" if "label" in result else f"{result['score']:.3f}"
-            reporter.line(f"  {item[0][:90]!r} -> {told}   [{response.headers.get('server-timing', '')}]")
+            reporter.line(f"  {item[0][:90]!r} -> {told(result)}   [{response.headers.get('server-timing', '')}]")
     return answered
+
+
+def told(result: dict[str, Any]) -> str:
+    """An answer of any task in a few words."""
+    if "entities" in result:
+        found = (f"{each['text']} ({each['label']} {each['score']:.2f})" for each in result["entities"])
+        return ", ".join(found) or "none"
+    if "embedding" in result:
+        return f"[{', '.join(f'{x:.3f}' for x in result['embedding'][:4])}, ...] of {len(result['embedding'])}"
+    if "labels" in result:
+        return ", ".join(f"{name} ({result['scores'][name]:.2f})" for name in result["labels"]) or "none"
+    if result.get("refused"):
+        return f"refused ({result['score']:.2f})"
+    return f"{result['label']} ({result['score']:.2f})" if "label" in result else f"{result['score']:.3f}"
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

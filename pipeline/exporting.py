@@ -17,8 +17,8 @@ import numpy.typing as npt
 from pipeline.data.batches import tokenize
 from pipeline.encoders.families import reads_token_types
 from pipeline.errors import BadArtifact
-from pipeline.quiet import below_error_muted, quiet_transformers
-from serving.bundle import Golden, GraphInput, Item, ServingSpec, seal_core
+from pipeline.quiet import below_error_muted
+from serving.bundle import Golden, GraphInput, Item, ServingSpec, TaskKind, seal_core
 from serving.engine import Engine, Tokens
 
 Floats = npt.NDArray[np.float32]
@@ -28,35 +28,22 @@ PARITY_ATOL = 1e-4
 ORDINARY_LOGIT = 20.0
 GOLDEN_ITEMS = 8
 EXPORTER_NOISE = (r"`isinstance\(treespec, LeafSpec\)` is deprecated", "# The axis name: ")  # torch 2.13 about itself
+ONE_OF_SEVERAL = ("classification", "token-classification")
 UNSEEN_SHAPES = ((1, 3), (3, 17), (7, 40))
 BUCKETS = (16, 32, 64, 128, 256, 512)
 
 
 @dataclass(frozen=True)
 class Parity:
-    """How far the graph is from torch: over `texts` real texts, the largest |logit difference| and how many labels
-    differ."""
+    """How far the graph is from torch: over `texts` real texts, the largest difference of an output and how many labels
+    differ (of a tagging: words' tokens)."""
 
     texts: int
     max_abs_difference: float
     labels_differ: int
 
 
-def load_model(folder: Path) -> Any:
-    """The fine-tuned model in fp32 with eager attention, in eval mode."""
-    import torch
-    from optimum.exporters.tasks import TasksManager
-    from transformers import AutoConfig
-
-    quiet_transformers()
-    config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-    model_class = TasksManager.get_model_class_for_task("text-classification", model_type=config.model_type)
-    return model_class.from_pretrained(
-        folder, dtype=torch.float32, attn_implementation="eager", use_safetensors=True, local_files_only=True
-    ).eval()
-
-
-def export_onnx(model: Any, path: Path, *, inputs: Sequence[str]) -> None:
+def export_onnx(model: Any, path: Path, *, inputs: Sequence[str], output: str = "logits") -> None:
     """Write `model` as one ONNX file with symbolic batch and length; BadArtifact where a dimension was specialised."""
     import torch
 
@@ -72,7 +59,7 @@ def export_onnx(model: Any, path: Path, *, inputs: Sequence[str]) -> None:
             f=path,
             dynamo=True,
             input_names=list(inputs),
-            output_names=["logits"],
+            output_names=[output],
             dynamic_shapes=dynamic,
             opset_version=OPSET,
             external_data=False,
@@ -111,8 +98,9 @@ def check_graph(path: Path) -> None:
             f"{path}: input {fixed[0]} has a fixed batch or length {symbols[fixed[0]]}; the export specialised it"
         )
     output = graph.graph.output[0]
-    if not output.type.tensor_type.shape.dim[0].dim_param:
-        raise BadArtifact(f"{path}: output {output.name} has a fixed batch; the export specialised it")
+    dims = output.type.tensor_type.shape.dim
+    if not all(dim.dim_param for dim in dims[:-1]):
+        raise BadArtifact(f"{path}: output {output.name} has a fixed batch or length; the export specialised it")
 
 
 def graph_inputs(config: Any) -> tuple[GraphInput, ...]:
@@ -129,13 +117,15 @@ def buckets_up_to(max_length: int) -> tuple[int, ...]:
 def seal_bundle(folder: Path, *, model: Any, spec: ServingSpec, items: Sequence[Item]) -> str:
     """Write serving.yaml and the golden inputs (torch's own logits) and seal the core; return the bundle's digest."""
     encodings = encode(folder / "tokenizer.json", items[:GOLDEN_ITEMS], max_length=spec.max_length)
-    logits_NC = torch_logits(model, encodings, spec)
-    golden = Golden(
-        items=[list(item) for item in items[:GOLDEN_ITEMS]],
-        logits=logits_NC.tolist(),
-        tolerance=tolerance_for(logits_NC),
-    )
+    golden = golden_of(items[:GOLDEN_ITEMS], torch_logits(model, encodings, spec), task=spec.task)
     return seal_core(folder, spec=spec, golden=golden)
+
+
+def golden_of(items: Sequence[Item], logits: Sequence[Floats], *, task: TaskKind, slack: float = 1.0) -> Golden:
+    """Items with their outputs, token outputs row behind row; `slack` multiplies what an answer may be off."""
+    rows = [row.reshape(-1).tolist() for row in logits]
+    tolerance = tolerance_for(logits, task=task) * slack
+    return Golden(items=[list(item) for item in items], logits=rows, tolerance=tolerance)
 
 
 def encode(tokenizer_file: Path, items: Sequence[Item], *, max_length: int) -> list[Tokens]:
@@ -146,36 +136,40 @@ def encode(tokenizer_file: Path, items: Sequence[Item], *, max_length: int) -> l
     return [Tokens(tokens.ids(i).tolist(), tokens.type_ids(i).tolist()) for i in range(len(tokens))]
 
 
-def torch_logits(model: Any, encodings: Sequence[Tokens], spec: ServingSpec) -> Floats:
-    """(N, C) from torch, every text alone and unpadded: the reference."""
+def torch_logits(model: Any, encodings: Sequence[Tokens], spec: ServingSpec) -> list[Floats]:
+    """Outputs from torch, (C,) or (L, C) each, every text alone and unpadded: the reference."""
     import torch
 
     rows = []
     with torch.inference_mode():
         for tokens in encodings:
             fed = _feed([tokens], spec, length=len(tokens.ids))
-            rows.append(model(**{name: torch.from_numpy(value) for name, value in fed.items()}).logits.float().numpy())
-    return np.concatenate(rows)
+            output = model(**{name: torch.from_numpy(value) for name, value in fed.items()}).logits
+            rows.append(output[0].float().numpy())
+    return rows
 
 
-def tolerance_for(logits_NC: Floats) -> float:
-    """1e-4 for logits of ordinary size; for larger outputs (a regression on 0..1000) the same share of the largest."""
-    return PARITY_ATOL * max(1.0, float(np.abs(logits_NC).max()) / ORDINARY_LOGIT)
+def tolerance_for(logits: Sequence[Floats], *, task: TaskKind) -> float:
+    """1e-4 for outputs of ordinary size; for larger ones (a regression on 0..1000) the same share of the largest; of
+    vectors, whose numbers are small, 1e-4 of the largest."""
+    largest = max(float(np.abs(row).max()) for row in logits)
+    return PARITY_ATOL * (min(1.0, largest) if task == "embedding" else max(1.0, largest / ORDINARY_LOGIT))
 
 
 def check_parity(engine: Engine, model: Any, items: Sequence[Item]) -> Parity:
     """Compare the shipped graph, through the shipped engine, with torch on real texts; BadArtifact when they differ."""
     spec = engine.bundle.spec
     encodings = encode(engine.bundle.path / "tokenizer.json", items, max_length=spec.max_length)
-    wanted_NC = torch_logits(model, encodings, spec)
-    found_NC = engine.logits(items)
-    difference = float(np.abs(wanted_NC - found_NC).max())
-    parity = Parity(len(items), difference, _labels_differ(wanted_NC, found_NC))
-    allowed = tolerance_for(wanted_NC)
-    if not difference <= allowed or parity.labels_differ:
-        worst = int(np.abs(wanted_NC - found_NC).max(axis=1).argmax())
+    wanted, found = torch_logits(model, encodings, spec), engine.logits(items)
+    off_N = [float(np.abs(one - other).max()) for one, other in zip(wanted, found, strict=True)]
+    pairs = zip(wanted, found, strict=True)
+    labels = sum(_labels_differ(one, other) for one, other in pairs) if spec.task in ONE_OF_SEVERAL else 0
+    parity = Parity(len(items), max(off_N), labels)
+    allowed = tolerance_for(wanted, task=spec.task)
+    if not max(off_N) <= allowed or parity.labels_differ:
+        worst = int(np.argmax(off_N))
         raise BadArtifact(
-            f"{engine.bundle.path}: the ONNX graph differs from torch by {difference:.3g} (allowed: {allowed:g}), "
+            f"{engine.bundle.path}: the ONNX graph differs from torch by {max(off_N):.3g} (allowed: {allowed:g}), "
             f"{parity.labels_differ} of {len(items)} labels differ; worst text: {items[worst][0][:80]!r}"
         )
     return parity
@@ -194,8 +188,9 @@ def check_shapes(engine: Engine, model: Any, *, vocabulary: int) -> None:
         fed = {name: torch.from_numpy(value) for name, value in _feed(tokens, spec, length=length).items()}
         with torch.inference_mode():
             wanted = model(**fed).logits.float().numpy()
-        difference = float(np.abs(wanted - engine.run(tokens)).max())
-        allowed = tolerance_for(wanted)
+        wanted, found = (_real(each, lengths.tolist()) for each in (wanted, engine.run(tokens)))
+        difference = max(float(np.abs(one - other).max()) for one, other in zip(wanted, found, strict=True))
+        allowed = tolerance_for(wanted, task=spec.task)
         if not difference <= allowed:
             raise BadArtifact(
                 f"{engine.bundle.path}: at batch {batch}, length {length} with padding the graph differs from torch by "
@@ -203,13 +198,16 @@ def check_shapes(engine: Engine, model: Any, *, vocabulary: int) -> None:
             )
 
 
-def _labels_differ(wanted_NC: Floats, found_NC: Floats) -> int:
-    """Labels that differ though torch's own margin is more than rounding can bridge."""
-    if wanted_NC.shape[1] == 1:
-        return 0
-    top_NC = np.sort(wanted_NC, axis=1)
-    clear_N = top_NC[:, -1] - top_NC[:, -2] > 2 * PARITY_ATOL
-    return int(((wanted_NC.argmax(axis=1) != found_NC.argmax(axis=1)) & clear_N).sum())
+def _real(outputs: Floats, lengths: Sequence[int]) -> list[Floats]:
+    """Each item's own outputs: of (N, L, C) without those of padding, which mean nothing."""
+    return [output[:length] if output.ndim == 2 else output for output, length in zip(outputs, lengths, strict=True)]
+
+
+def _labels_differ(wanted: Floats, found: Floats) -> int:
+    """Labels that differ though torch's own margin is more than rounding can bridge; outputs are (C,) or (L, C)."""
+    top = np.sort(wanted, axis=-1)
+    clear = top[..., -1] - top[..., -2] > 2 * PARITY_ATOL
+    return int(((wanted.argmax(axis=-1) != found.argmax(axis=-1)) & clear).sum())
 
 
 def _feed(tokens: Sequence[Tokens], spec: ServingSpec, *, length: int) -> dict[str, npt.NDArray[np.int64]]:

@@ -1,146 +1,229 @@
-"""Fine-tune an encoder for a task: early stopping on the dev split, the best state kept. The test split is not in
-reach."""
+"""Fine-tune an encoder for a task, with its labels, its teacher's answers, or both: early stopping on the dev split,
+the best state kept. The test split is not in reach."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pipeline.checkpoints import Checkpoints
-from pipeline.data.batches import Tokens, length_batches, tokenize
-from pipeline.encoders.families import reads_token_types
+from pipeline.data.batches import length_batches
+from pipeline.encoders.attention import isolating
 from pipeline.errors import BadArtifact
 from pipeline.losses import Terms
 from pipeline.optimization import Optimization
-from pipeline.precision import autocast
+from pipeline.precision import Precision, autocast
+from pipeline.predicting import Seen, inputs_for, predict, unreadable
 from pipeline.progress import Reporter
-from pipeline.quiet import quiet_transformers
-from pipeline.tasks import Split, Task, TaskData
+from pipeline.schedule import Schedule
+from pipeline.task_distillation import Lessons, hidden_error, projections_for
+from pipeline.tasking.base import Places, TaskData
+from pipeline.tasking.fitted import Fitted
+from pipeline.tasks import AnyTask
 from pipeline.training import Part, Step, Work, fit
 
 if TYPE_CHECKING:
     import torch
 
-EVALUATION_TOKENS = 8192
-
-
-@dataclass(frozen=True)
-class Schedule:
-    """How long: at most `epochs`, each of batches of `batch_tokens` (padding counted); ends after `patience` worse
-    evaluations."""
-
-    epochs: int
-    batch_tokens: int
-    max_length: int
-    patience: int
-    seed: int
-
 
 @dataclass(frozen=True)
 class Outcome:
-    """The loss curve, the dev metric after each epoch, and the best of them (whose weights the model now has)."""
+    """The loss curve, the dev metric after each epoch, the best of them (whose weights the model now has), and what
+    was chosen on dev with these weights."""
 
     history: list[dict[str, float]]
     dev_scores: list[float]
     best_epoch: int
+    fitted: Fitted
 
 
-def load_for_task(folder: Path, task: Task, label_names: Sequence[str], *, seed: int) -> Any:
-    """The encoder in `folder` with a fresh head for the task, in fp32; the head is drawn from `seed` alone.
+class _Piece(NamedTuple):
+    """The rows of a part of a step, and those of the whole step."""
 
-    A head that the folder brings from another task is not used, whatever its size.
-    """
-    import torch
-    from optimum.exporters.tasks import TasksManager
-    from transformers import AutoConfig
-
-    head = task.head(label_names)
-    config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-    config.problem_type = head.problem_type
-    config.id2label = dict(enumerate(label_names)) or {0: "score"}
-    config.label2id = {name: index for index, name in config.id2label.items()}
-    quiet_transformers()
-    torch.manual_seed(seed)
-    model_class = TasksManager.get_model_class_for_task(head.optimum_task, model_type=config.model_type)
-    model = model_class.from_pretrained(
-        folder,
-        config=config,
-        dtype=torch.float32,
-        use_safetensors=True,
-        local_files_only=True,
-        ignore_mismatched_sizes=True,
-    )
-    _draw_head(model, seed=seed)
-    return model
-
-
-def _draw_head(model: Any, *, seed: int) -> None:
-    """Everything beside the base encoder, as transformers would draw it."""
-    import torch
-
-    torch.manual_seed(seed)
-    parts = [part for name, part in model.named_children() if name != model.base_model_prefix]
-    for layer in (layer for part in parts for layer in part.modules() if isinstance(layer, torch.nn.Linear)):
-        torch.nn.init.normal_(layer.weight, std=model.config.initializer_range)
-        torch.nn.init.zeros_(layer.bias)
+    rows: Sequence[int]
+    step: Sequence[int]
 
 
 def finetune(
     model: Any,
-    tokenizer: Any,
-    task: Task,
     data: TaskData,
+    *,
+    train: Seen,
+    dev: Seen,
+    pad_id: int,
     schedule: Schedule,
     optimization: Optimization,
-    *,
     checkpoints: Checkpoints,
     reporter: Reporter,
     title: str,
+    lessons: Lessons | None = None,
 ) -> Outcome:
     """Train `model` in place; on return it holds the weights of the best epoch by the dev metric."""
     import torch
 
-    train, dev = (
-        tokenize(split.items, tokenizer=tokenizer, max_length=schedule.max_length) for split in (data.train, data.dev)
-    )
-    pad_id = tokenizer.pad_token_id
-    lengths = train.lengths.tolist()
-    epochs = [
-        length_batches(lengths, token_budget=schedule.batch_tokens, seed=schedule.seed, epoch=epoch)
-        for epoch in range(schedule.epochs)
-    ]
-    plan = [rows for batches in epochs for rows in batches]
-    ends = [sum(map(len, epochs[: epoch + 1])) for epoch in range(schedule.epochs)]
+    task, plan = train.task, _Plan(train.tokens.lengths.tolist(), schedule)
     state: dict[str, Any] = {"scores": [], "best": {}}
     torch.manual_seed(schedule.seed)
     model.train()
-
-    def step_at(step: int) -> Step:
-        rows = plan[step]
-        positions = len(rows) * max(lengths[row] for row in rows)
-        return Step([rows], tokens=sum(lengths[row] for row in rows), positions=positions)
-
-    def loss(rows: Sequence[int], _parts: Sequence[str], _watch: bool) -> dict[str, Terms]:
-        with autocast("cpu"):
-            logits = _forward(model, train, rows, pad_id)
-        labels = torch.tensor([data.train.labels[row] for row in rows])
-        return {"model": Terms({"task": task.loss(logits, labels)})}
+    loss = _Loss(model, data, train, pad_id=pad_id, precision=schedule.precision, lessons=lessons)
 
     def after_step(done: int) -> bool:
-        if done not in ends:
+        if done not in plan.ends:
             return False
-        score = evaluate(model, dev, data.dev, task, pad_id=pad_id)
+        outputs = finite(predict(model, dev.tokens, pad_id=pad_id))
+        score = score_on_dev(task, data, outputs, dev.places)
         _keep_best(model, score, state)
         scores = state["scores"]
-        reporter.line(f"  {title}: epoch {len(scores)} of {schedule.epochs}, dev {task.metric_name} {score:.4f}")
+        reporter.line(f"  {title}: epoch {len(scores)} of {schedule.epochs}, dev {task.metrics[0]} {score:.4f}")
         return len(scores) - 1 - _best(scores) >= schedule.patience
 
-    parts = {"model": Part(model, optimization, budget=len(plan))}
-    work = Work(title, parts, "steps", step_at, loss, after_step=after_step, state=state)
-    history = fit(work, checkpoints=checkpoints, reporter=reporter)["model"]
+    parts = {"model": Part(loss.trained, optimization, budget=len(plan.batches))}
+    work = Work(title, parts, "steps", plan.step_at, loss, after_step=after_step, state=state)
+    with isolating(model.config):
+        history = fit(work, checkpoints=checkpoints, reporter=reporter)["model"]
     model.load_state_dict(state["best"])
     model.eval()
-    return Outcome(history=history, dev_scores=state["scores"], best_epoch=_best(state["scores"]) + 1)
+    fitted = task.fit(predict(model, dev.tokens, pad_id=pad_id), data, dev.places)
+    return Outcome(history, dev_scores=state["scores"], best_epoch=_best(state["scores"]) + 1, fitted=fitted)
+
+
+def as_it_is(model: Any, data: TaskData, dev: Seen, *, pad_id: int) -> Outcome:
+    """The outcome of no training: the model measured on dev."""
+    outputs = finite(predict(model, dev.tokens, pad_id=pad_id))
+    score = score_on_dev(dev.task, data, outputs, dev.places)
+    fitted = dev.task.fit(outputs, data, dev.places)
+    return Outcome([], dev_scores=[score], best_epoch=0, fitted=fitted)
+
+
+def checked_survey(task: AnyTask, data: TaskData, train: Seen, dev: Seen, tokenizer: Any) -> dict[str, Any]:
+    """The survey of train and dev; BadArtifact where the tokenizer knows nothing of most texts."""
+    import numpy as np
+
+    from pipeline.data.survey import survey
+
+    seen = {"train": train, "dev": dev}
+    empty = {name: unreadable(each.tokens, tokenizer) for name, each in seen.items()}
+    for name, each in seen.items():
+        if len(empty[name]) * 2 > len(each.tokens):
+            raise BadArtifact(
+                f"{len(empty[name])} of the {len(each.tokens)} {name} texts are unknown tokens only, the first "
+                f"{each.split.items[empty[name][0]][0][:60]!r}: this teacher's tokenizer does not know their language; "
+                "choose a teacher that does"
+            )
+    return survey(
+        {name: each.split.items for name, each in seen.items()},
+        lengths={name: np.asarray(each.tokens.lengths) for name, each in seen.items()},
+        counts={name: task.label_counts(each.split, data.label_names) for name, each in seen.items()},
+        unknown=empty,
+        max_length=int(tokenizer.model_max_length),
+    )
+
+
+class _Plan:
+    """Which rows each step reads: every epoch shuffled anew, in batches of like lengths."""
+
+    def __init__(self, lengths: Sequence[int], schedule: Schedule) -> None:
+        self._lengths, self._parts = lengths, schedule.micro_batches
+        epochs = [
+            length_batches(lengths, token_budget=schedule.batch_tokens, seed=schedule.seed, epoch=epoch)
+            for epoch in range(schedule.epochs)
+        ]
+        self.batches = [rows for batches in epochs for rows in batches]
+        self.ends = {sum(map(len, epochs[: epoch + 1])) for epoch in range(schedule.epochs)}
+
+    def step_at(self, step: int) -> Step:
+        rows = self.batches[step]
+        pieces = [_Piece(part, rows) for n in range(self._parts) if (part := rows[n :: self._parts])]
+        positions = sum(len(piece.rows) * max(self._lengths[row] for row in piece.rows) for piece in pieces)
+        return Step(pieces, tokens=sum(self._lengths[row] for row in rows), positions=positions)
+
+
+class _Loss:
+    """The terms of a piece: sums, each divided by what the whole step has of it."""
+
+    def __init__(
+        self,
+        model: Any,
+        data: TaskData,
+        train: Seen,
+        *,
+        pad_id: int,
+        precision: Precision,
+        lessons: Lessons | None,
+    ) -> None:
+        from torch import nn
+
+        self.model, self.task, self.train, self.lessons = model, train.task, train, lessons
+        self.pad_id, self.precision = pad_id, precision
+        self.criterion = self.task.criterion(data)
+        self.projections = nn.ModuleDict({} if lessons is None else projections_for(model, self.task, lessons))
+
+    @property
+    def trained(self) -> Any:
+        """The model, with the projections that are dropped at the end."""
+        from torch import nn
+
+        both = {"model": self.model, "projections": self.projections}
+        return nn.ModuleDict(both) if self.projections else self.model
+
+    def __call__(self, piece: _Piece, _parts: Sequence[str], _watch: bool) -> dict[str, Terms]:
+        import torch
+
+        inputs = inputs_for(self.model, self.train.tokens, piece.rows, pad_id=self.pad_id)
+        learns_hidden = self.lessons is not None and self.lessons.teacher is not None
+        with autocast("cpu", self.precision):
+            output = self.model(**inputs, **({"output_hidden_states": True} if learns_hidden else {}))
+        whole, targets = self._targets(piece.step), torch.from_numpy(self._targets(piece.rows))
+        terms = {}
+        share = 0.0 if self.lessons is None else self.lessons.settings.weight
+        if self.task.learns_labels and share < 1:
+            terms["task"] = self.criterion.total(output.logits, targets) * ((1 - share) / self.criterion.mass(whole))
+        if self.lessons is not None:
+            share = share if self.task.learns_labels else 1.0
+            terms["teacher"] = self._distilled(output, targets, piece) * (share / self.task.units(whole))
+        if learns_hidden:
+            terms["hidden"] = self._hidden(output, piece) / len(piece.step)
+        return {"model": Terms(terms)}
+
+    def _targets(self, rows: Sequence[int]) -> Any:
+        length = int(self.train.tokens.lengths[list(rows)].max())
+        return self.task.targets(self.train.split, rows, self.train.places, length)
+
+    def _distilled(self, output: Any, targets: "torch.Tensor", piece: _Piece) -> "torch.Tensor":
+        assert self.lessons is not None
+        of = output.logits
+        if "output" in self.projections:
+            of = self.projections["output"](of.float())
+        length = targets.shape[1] if self.train.places is not None else 0
+        to = self.lessons.batch(piece.rows, self.train.places, length)
+        return self.task.distilled(of, to, targets, t=self.lessons.settings.temperature)
+
+    def _hidden(self, output: Any, piece: _Piece) -> "torch.Tensor":
+        import torch
+
+        assert self.lessons is not None
+        teacher, projections = self.lessons.teacher, self.projections["hidden"]
+        inputs = inputs_for(teacher, self.train.tokens, piece.rows, pad_id=self.pad_id)
+        with torch.no_grad(), autocast("cpu", self.precision):
+            theirs = teacher(**inputs, output_hidden_states=True).hidden_states
+        error = hidden_error(output.hidden_states, theirs, inputs["attention_mask"], projections=projections)
+        return error * self.lessons.settings.hidden
+
+
+def score_on_dev(task: AnyTask, data: TaskData, outputs: "Sequence[Any]", places: Places | None) -> float:
+    """The task's first metric, with what is chosen on dev chosen anew."""
+    fitted = task.fit(outputs, data, places)
+    return task.score(task.metrics[0], task.answers(outputs, fitted, places), task.truths(data.dev, fitted))
+
+
+def finite(outputs: "Sequence[Any]") -> "Sequence[Any]":
+    """The outputs; BadArtifact where one is not finite."""
+    import numpy as np
+
+    if not all(np.isfinite(output).all() for output in outputs):
+        raise BadArtifact(
+            "fine-tuning gave answers that are not finite; try a lower finetune.optimization.learning_rate"
+        )
+    return outputs
 
 
 def _keep_best(model: Any, score: float, state: dict[str, Any]) -> None:
@@ -148,40 +231,6 @@ def _keep_best(model: Any, score: float, state: dict[str, Any]) -> None:
     if not state["scores"] or score > max(state["scores"]):
         state["best"] = {name: value.detach().clone() for name, value in model.state_dict().items()}
     state["scores"].append(score)
-
-
-def evaluate(model: Any, tokens: Tokens, split: Split, task: Task, *, pad_id: int) -> float:
-    """The task's metric of `model` on a tokenized split, in fp32."""
-    import numpy as np
-    import torch
-
-    training = model.training
-    model.eval()
-    rows_in_order: list[int] = []
-    outputs = []
-    budget = max(EVALUATION_TOKENS, int(tokens.lengths.max()))
-    with torch.inference_mode():
-        for rows in length_batches(tokens.lengths, token_budget=budget, seed=0, epoch=0):
-            outputs.append(_forward(model, tokens, rows, pad_id).float().numpy())
-            rows_in_order += rows
-    model.train(training)
-    logits_NC = np.concatenate(outputs)[np.argsort(rows_in_order)]
-    if not np.isfinite(logits_NC).all():
-        raise BadArtifact(
-            "fine-tuning gave answers that are not finite; try a lower finetune.optimization.learning_rate"
-        )
-    return task.score(logits_NC, split.labels)
-
-
-def _forward(model: Any, tokens: Tokens, rows: Sequence[int], pad_id: int) -> "torch.Tensor":
-    import torch
-
-    batch = tokens.batch(rows, pad_id=pad_id)
-    fed = {"input_ids": batch.input_ids, "attention_mask": batch.attention_mask}
-    if reads_token_types(model.config):
-        fed["token_type_ids"] = batch.token_type_ids
-    logits: torch.Tensor = model(**{name: torch.from_numpy(value) for name, value in fed.items()}).logits
-    return logits
 
 
 def _best(scores: Sequence[float]) -> int:

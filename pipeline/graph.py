@@ -9,9 +9,11 @@ from typing import Any, Protocol, TypeVar
 
 from pipeline.artifact import Artifact
 from pipeline.config import RunConfig
+from pipeline.encoders.teachers import TeacherConfig
 from pipeline.progress import Reporter, track_items
 from pipeline.records import Record
-from pipeline.tasks import ALL, TUNING, TaskSplits
+from pipeline.tasking.base import ALL, TUNING
+from pipeline.tasks import TaskSplits
 from pipeline.team import Team
 
 T = TypeVar("T")
@@ -184,13 +186,22 @@ def _distills(config: RunConfig) -> dict[str, Step]:
 
 
 def _finetune_teacher(config: RunConfig, tuning: TaskSplits) -> Step:
+    alone = config.finetune.alone()
     if config.pretrain is not None:
-        return Step("finetune", "finetune-teacher", config.finetune, {"model": "pretrain"}, {"task": tuning})
-    return Step("finetune", "finetune-teacher", config.finetune, {}, {"model": config.teacher, "task": tuning})
+        return Step("finetune", "finetune-teacher", alone, {"model": "pretrain"}, {"task": tuning})
+    return Step("finetune", "finetune-teacher", alone, {}, {"model": config.teacher, "task": tuning})
 
 
 def _finetune_students(config: RunConfig, distills: Mapping[str, Step], tuning: TaskSplits) -> tuple[Step, ...]:
+    """With a teacher to learn the task from: this run's own, or a folder that is there before it."""
+    named: str | None = config.finetune.distill_from
+    made: dict[str, str] = {}
+    sources: dict[str, Source] = {"task": tuning}
+    if named == "teacher":
+        made = {"teacher": "finetune-teacher"}
+    elif named is not None:
+        sources["teacher"] = TeacherConfig(source=named)
     return tuple(
-        Step("finetune", f"finetune-{name}", config.finetune, {"model": step.label}, {"task": tuning})
+        Step("finetune", f"finetune-{name}", config.finetune, {"model": step.label, **made}, sources)
         for name, step in distills.items()
     )

@@ -25,6 +25,7 @@ class Reporter(Protocol):
 
     def bar(self, title: str, *, total: float | None, unit: str, start: float = 0) -> Any: ...
     def line(self, text: str) -> None: ...
+    def show(self, table: Any) -> None: ...
     def event(self, kind: str, **fields: Any) -> None: ...
 
 
@@ -53,6 +54,10 @@ class Console:
         """One line for people."""
         self._terminal.print(text, highlight=False, markup=False, soft_wrap=True)
 
+    def show(self, table: Any) -> None:
+        """A rich table for people."""
+        self._terminal.print(table)
+
     def event(self, kind: str, **fields: Any) -> None:
         """One JSON line for machines; appends of one short line do not mix."""
         if self._events is None:
@@ -71,6 +76,9 @@ class Silent:
         yield _NoBar()
 
     def line(self, text: str) -> None:
+        """Nothing."""
+
+    def show(self, table: Any) -> None:
         """Nothing."""
 
     def event(self, kind: str, **fields: Any) -> None:

@@ -14,7 +14,7 @@ from pipeline.graph import STAGES, Step, expand
 from pipeline.keys import canonical
 from pipeline.progress import Console, Reporter, Silent, track_items
 from pipeline.store import trouble_is_transient
-from pipeline.tasks import TUNING
+from pipeline.tasking.base import TUNING
 from pipeline.team import Team
 from pipeline.walk import Walk, fresh
 from pipeline.workspace import Workspace

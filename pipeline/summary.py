@@ -48,11 +48,13 @@ def show_run(config: RunConfig, workspace: Workspace, artifacts: Mapping[str, Ar
 
 def _show_figures(benchmark: Artifact, console: Any) -> list[dict[str, Any]]:
     from benchmarks.receipt import read_receipt
-    from benchmarks.report import Row, build_table
+    from benchmarks.report import Row, build_scores_table, build_table
 
     facts = benchmark.manifest.facts
     rows = msgspec.convert(facts["rows"], list[Row])
     console.print(build_table(rows, metric=facts["metric"], lengths=facts["lengths"], threads=facts["threads"]))
+    if any(facts["also"].values()):
+        console.print(build_scores_table(facts["also"]))
     machine = read_receipt(benchmark.path).machine
     console.print(
         f"{machine.cpu_model}, {machine.cores} cores; {facts['test_texts']:,} test texts "

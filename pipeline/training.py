@@ -83,9 +83,9 @@ def fit(work: Work, *, checkpoints: Checkpoints, reporter: Reporter, team: Team 
             note = loop.take(step)
             stop = work.after_step(step + 1)
             bar.advance(min(loop.done(step + 1), loop.total) - before, note=note)
-            loop.save_in_time(step + 1)
-            if stop:
+            if stop:  # no checkpoint: who resumed from it would go on
                 break
+            loop.save_in_time(step + 1)
     loop.watch.check(loop.team)
     return loop.history
 

@@ -13,9 +13,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from pydantic import TypeAdapter
 
 from pipeline import exporting
 from pipeline.data.layout import Layout, TextBatch
+from pipeline.tasking.fitted import Fitted
+from pipeline.tasks import AnyTask, Task
 from serving.bundle import Item, ServingSpec, read_bundle
 from serving.engine import Engine
 
@@ -71,8 +74,17 @@ WORDS = [
 GOOD, BAD = ("bright", "good", "great", "lovely"), ("awful", "bad", "boring", "dull")
 LABELS = ("bad", "good")
 MAX_LENGTH = 24
-# What is exported: a classifier with token types, one without whose positions depend on padding, and a regression.
-EXPORTED = {"bert": LABELS, "roberta": ("sad", "so-so", "happy"), "distilbert": ()}
+TAGS = ("O", "B-mood", "I-mood", "B-thing", "I-thing")
+# What is exported, by family: a classifier with token types, one without whose positions depend on padding, and a
+# number; several labels, a tag a token, and a vector.
+EXPORTED = {
+    "bert": Fitted("classification", LABELS),
+    "roberta": Fitted("classification", ("sad", "so-so", "happy")),
+    "distilbert": Fitted("regression"),
+    "xlm-roberta": Fitted("multi-label", LABELS, thresholds=(0.4, 0.6)),
+    "bert-tags": Fitted("token-classification", TAGS),
+    "bert-vectors": Fitted("embedding", dimensions=48),
+}
 
 
 def sentences(count: int, *, seed: int = 0, shortest: int = 2, longest: int = 9) -> list[str]:
@@ -238,27 +250,43 @@ def masked_lm_folder(folder: Path, family: str = "bert", *, seed: int = 0, **cha
     return folder
 
 
-def classifier_folder(
-    folder: Path,
-    family: str = "bert",
-    *,
-    labels: tuple[str, ...] = LABELS,
-    max_length: int = MAX_LENGTH,
-    **changes: Any,
-) -> Path:
+def classifier_folder(folder: Path, family: str = "bert", *, labels: tuple[str, ...] = LABELS, **changes: Any) -> Path:
     """A random sequence classifier with labels and tokenizer, as fine-tuning leaves one; no labels: regression."""
-    import torch
-    from transformers import AutoModelForSequenceClassification
+    return tuned_folder(folder, family, Fitted("classification" if labels else "regression", labels), **changes)
 
-    config = tiny_config(family, **changes)
-    config.id2label = dict(enumerate(labels)) or {0: "score"}
-    config.label2id = {name: index for index, name in config.id2label.items()}
-    torch.manual_seed(0)
-    _stirred(AutoModelForSequenceClassification.from_config(config)).save_pretrained(folder)
+
+def tuned_folder(
+    folder: Path, family: str, fitted: Fitted, *, max_length: int = MAX_LENGTH, pooling: str = "mean", **changes: Any
+) -> Path:
+    """A random model for a task with its tokenizer, as fine-tuning leaves one; vectors are of length 1."""
+    from transformers import AutoModelForSequenceClassification, AutoModelForTokenClassification
+
+    if fitted.kind == "embedding":
+        _sentence_encoder(family, pooling=pooling, **changes).save_pretrained(folder)
+    else:
+        tags = fitted.kind == "token-classification"
+        kind = AutoModelForTokenClassification if tags else AutoModelForSequenceClassification
+        _with_head(kind, tiny_config(family, **changes), fitted.labels).save_pretrained(folder)
     tokenizer = tiny_tokenizer(family)
     tokenizer.model_max_length = max_length
     tokenizer.save_pretrained(folder)
+    fitted.write(folder)
     return folder
+
+
+def _with_head(kind: Any, config: Any, labels: tuple[str, ...]) -> Any:
+    import torch
+
+    config.id2label = dict(enumerate(labels)) or {0: "score"}
+    config.label2id = {name: index for index, name in config.id2label.items()}
+    torch.manual_seed(0)
+    return _stirred(kind.from_config(config))
+
+
+def _sentence_encoder(family: str, *, pooling: Any, **changes: Any) -> Any:
+    from pipeline.encoders.sentences import Pooled, SentenceEncoder
+
+    return SentenceEncoder(tiny_encoder(family, **changes), Pooled(pooling, normalize=True))
 
 
 ITEMS: list[Item] = [(text,) for text in sentences(40, longest=30)]
@@ -269,6 +297,7 @@ class Exported:
     """A sealed bundle and the torch model it came from."""
 
     family: str
+    fitted: Fitted
     folder: Path
     model: Any
     bundle: Path
@@ -279,12 +308,24 @@ class Exported:
     def copy(self, path: Path) -> Path:
         return Path(shutil.copytree(self.bundle, path))
 
+    def spec(self, *, texts_per_item: int = 1) -> ServingSpec:
+        return spec_of(self.model, self.fitted, texts_per_item=texts_per_item)
 
-def spec_of(model: Any, labels: tuple[str, ...], *, texts_per_item: int = 1) -> ServingSpec:
+
+def task_of(kind: str, **settings: Any) -> AnyTask:
+    """A task whose data is not there: for what reads none."""
+    told = {"kind": kind, "data": {"kind": "files", "train": "nowhere.jsonl"}, **settings}
+    task: AnyTask = TypeAdapter(Task).validate_python(told)
+    return task
+
+
+def spec_of(model: Any, fitted: Fitted, *, texts_per_item: int = 1) -> ServingSpec:
     return ServingSpec(
         name="tiny",
-        task="classification" if labels else "regression",
-        labels=labels,
+        task=fitted.kind,
+        labels=fitted.labels,
+        thresholds=fitted.thresholds,
+        dimensions=fitted.dimensions,
         texts_per_item=texts_per_item,
         max_length=MAX_LENGTH,
         pad_id=model.config.pad_token_id,
@@ -295,14 +336,20 @@ def spec_of(model: Any, labels: tuple[str, ...], *, texts_per_item: int = 1) -> 
 
 
 @cache
-def exported_case(family: str, base: Path) -> Exported:
+def exported_case(name: str, base: Path) -> Exported:
     """A case of EXPORTED; an export takes seconds, so each is made once under a session's `base`."""
-    root = base / f"exported-{family}"
-    folder = classifier_folder(root / "model", family, labels=EXPORTED[family])
-    model, bundle = exporting.load_model(folder), root / "bundle"
+    from pipeline.encoders.heads import load_tuned
+
+    root, fitted, family = (
+        base / f"exported-{name}",
+        EXPORTED[name],
+        name.removesuffix("-tags").removesuffix("-vectors"),
+    )
+    folder = tuned_folder(root / "model", family, fitted)
+    model, bundle = load_tuned(folder, task_of(fitted.kind), fitted.labels), root / "bundle"
     bundle.mkdir(parents=True)
-    for name in ("config.json", "tokenizer.json", "tokenizer_config.json"):
-        shutil.copyfile(folder / name, bundle / name)
+    for file in ("config.json", "tokenizer.json", "tokenizer_config.json"):
+        shutil.copyfile(folder / file, bundle / file)
     exporting.export_onnx(model, bundle / "model.onnx", inputs=exporting.graph_inputs(model.config))
-    exporting.seal_bundle(bundle, model=model, spec=spec_of(model, EXPORTED[family]), items=ITEMS)
-    return Exported(family, folder, model, bundle)
+    exporting.seal_bundle(bundle, model=model, spec=spec_of(model, fitted), items=ITEMS)
+    return Exported(family, fitted, folder, model, bundle)

@@ -1,4 +1,5 @@
-"""The chain on real public data that is no classification: sentence pairs with a score."""
+"""The whole chain for every kind of task, on real weights and text; and on real public data, sentence pairs with a
+score."""
 
 from pathlib import Path
 
@@ -9,8 +10,48 @@ from pipeline.config import load_config
 from pipeline.progress import Silent
 from pipeline.runner import run
 from pipeline.workspace import Workspace
+from serving.answers import results
 from serving.bundle import read_bundle
 from serving.engine import Engine
+
+SMOKES = sorted(Path(__file__).resolve().parents[1].glob("configs/smoke*.yaml"))
+ANSWERS = {
+    "classification": {"label", "score", "scores"},
+    "multi-label": {"labels", "scores"},
+    "regression": {"score"},
+    "token-classification": {"entities"},
+    "embedding": {"embedding"},
+}
+
+
+@pytest.fixture(scope="module")
+def workspace(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
+    """One for all: their distillation is the same and runs once."""
+    return Workspace.open(tmp_path_factory.mktemp("smoke"))
+
+
+def test_there_is_a_smoke_config_for_every_kind_of_task() -> None:
+    assert {load_config(path).task.kind for path in SMOKES} == ANSWERS.keys()
+
+
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("path", SMOKES, ids=lambda path: path.stem)
+def test_a_smoke_run_goes_from_the_teacher_to_a_registered_version_that_answers(
+    path: Path, workspace: Workspace
+) -> None:
+    config = load_config(path)
+
+    done = run(config, workspace, reporter=Silent())
+
+    registered = done["register"].manifest.facts
+    assert registered["verdict"]["verdict"] == "PASS", registered["verdict"]
+    names = [row["name"] for row in done["benchmark"].manifest.facts["rows"]]
+    assert names == ["teacher-torch-fp32", "teacher-onnx-fp32", "student-onnx-fp32", "student-onnx-int8"]
+    engine = Engine(read_bundle(done["quantize-student"].path / "bundle"))
+    items = [("Draw the graph.", "Solve it.")[: engine.bundle.spec.texts_per_item]] * 2
+    answer = engine.answer(items)
+    found = results(answer.scores, spec=engine.bundle.spec, items=items, offsets=answer.offsets)
+    assert [set(each) for each in found] == [ANSWERS[config.task.kind]] * 2
 
 
 @pytest.mark.shared

@@ -21,6 +21,7 @@ from pipeline.records import Record
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?")
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json")
+_POOLING_FILE = "1_Pooling/config.json"
 
 
 class TeacherConfig(Record):
@@ -64,9 +65,14 @@ class TeacherConfig(Record):
         from huggingface_hub.errors import HfHubHTTPError, RepositoryNotFoundError, RevisionNotFoundError
 
         commit = resolve_commit(self.source, self.revision, "model")
-        wanted = ["config.json", "*.safetensors", "*.safetensors.index.json", *_TOKENIZER_FILES, "vocab.txt"]
+        wanted = ["config.json", "*.safetensors", "*.safetensors.index.json", "vocab.txt"]
         try:
-            folder = snapshot_download(self.source, revision=commit, allow_patterns=wanted, cache_dir=cache / "hub")
+            folder = snapshot_download(
+                self.source,
+                revision=commit,
+                allow_patterns=[*wanted, *_TOKENIZER_FILES, _POOLING_FILE],
+                cache_dir=cache / "hub",
+            )
         except (RepositoryNotFoundError, RevisionNotFoundError) as error:
             raise BadRequest(f"teacher {self.source!r}: the hub has no such model at revision {commit}") from error
         except (HfHubHTTPError, httpx2.HTTPError, OSError) as error:
@@ -225,5 +231,6 @@ def _package_folder(name: str) -> Path:
 
 
 def _files_that_matter(folder: Path) -> list[Path]:
-    names = {"config.json", *_TOKENIZER_FILES}
-    return sorted(file for file in folder.iterdir() if file.name in names or file.suffix == ".safetensors")
+    names = {"config.json", "task.json", *_TOKENIZER_FILES}
+    found = sorted(file for file in folder.iterdir() if file.name in names or file.suffix == ".safetensors")
+    return [*found, *([folder / _POOLING_FILE] if (folder / _POOLING_FILE).is_file() else [])]

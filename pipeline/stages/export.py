@@ -12,7 +12,10 @@ from pipeline.records import Record
 
 if TYPE_CHECKING:
     from pipeline.graph import Inputs, Tools
-    from pipeline.tasks import TaskData
+    from pipeline.tasking.base import TaskData
+
+
+OUTPUTS = {"embedding": "sentence_embedding"}  # what the graph calls them; otherwise logits
 
 
 class ExportConfig(Record):
@@ -34,8 +37,10 @@ def run(config: ExportConfig, inputs: "Inputs", out: Path, tools: "Tools") -> di
     """Export, seal, and check through the engine that will serve it."""
     from pipeline import exporting
     from pipeline.artifact import EVIDENCE, write_json
+    from pipeline.encoders.heads import load_tuned
     from pipeline.encoders.students import parameters_of
     from pipeline.encoders.teachers import load_tokenizer
+    from pipeline.tasking.fitted import read_fitted
     from serving.bundle import ServingSpec, read_bundle
     from serving.engine import Engine
 
@@ -43,13 +48,17 @@ def run(config: ExportConfig, inputs: "Inputs", out: Path, tools: "Tools") -> di
     data = view.load(tools.cache, tools.progress)
     check(config, data)
     items = (*data.train.items, *data.dev.items)[: config.parity_texts]
-    tokenizer, model = load_tokenizer(source.path), exporting.load_model(source.path)
+    tokenizer, model = load_tokenizer(source.path), load_tuned(source.path, view.task, data.label_names)
     bundle = out / "bundle"
     bundle.mkdir()
+    fitted = read_fitted(source.path)
     spec = ServingSpec(
         name=source.manifest.label.removeprefix("finetune-") + "-onnx-fp32",
-        task=view.task.kind,
-        labels=data.label_names,
+        task=fitted.kind,
+        labels=fitted.labels,
+        thresholds=fitted.thresholds,
+        refuse_below=fitted.refuse_below,
+        dimensions=fitted.dimensions,
         texts_per_item=view.task.texts_per_item,
         max_length=tokenizer.model_max_length,
         pad_id=tokenizer.pad_token_id,
@@ -60,7 +69,9 @@ def run(config: ExportConfig, inputs: "Inputs", out: Path, tools: "Tools") -> di
     for name in ("config.json", "tokenizer.json", "tokenizer_config.json"):
         shutil.copyfile(source.path / name, bundle / name)
     with tools.reporter.bar("export", total=None, unit="graph"):
-        exporting.export_onnx(model, bundle / "model.onnx", inputs=spec.graph_inputs)
+        exporting.export_onnx(
+            model, bundle / "model.onnx", inputs=spec.graph_inputs, output=OUTPUTS.get(spec.task, "logits")
+        )
     exporting.seal_bundle(bundle, model=model, spec=spec, items=items)
     engine = Engine(read_bundle(bundle))
     exporting.check_shapes(engine, model, vocabulary=len(tokenizer))

@@ -1,71 +1,138 @@
 """finetune: a model for the task from an encoder (teacher or student); leaves a model folder in the hub's format."""
 
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pydantic import Field
+from pydantic import model_validator
 
 from pipeline.optimization import Optimization
-from pipeline.precision import bf16_on
-from pipeline.records import Record
+from pipeline.schedule import Schedule
+from pipeline.task_distillation import TaskDistillation
 
 if TYPE_CHECKING:
+    from pipeline.finetuning import Outcome
     from pipeline.graph import Inputs, Tools
+    from pipeline.predicting import Seen
+    from pipeline.task_distillation import Lessons
+    from pipeline.tasking.base import TaskData
+
+TEACHER = "teacher"
 
 
-class FinetuneConfig(Record):
-    """How long and how; early stopping ends it after `patience` epochs without a better dev score."""
+class FinetuneConfig(Schedule):
+    """How long and how.
 
-    epochs: int = Field(default=3, ge=1)
-    patience: int = Field(default=2, ge=1)
-    batch_tokens: int = Field(default=1024, ge=1)
-    max_length: int = Field(default=128, ge=2, le=512)
+    `distill_from` makes students learn from a model fine-tuned for this task as well: `teacher` (this run's own), or a
+    folder that a fine-tuning left.
+    """
+
     optimization: Optimization = Optimization(learning_rate=1e-4)
-    seed: int = Field(default=0, ge=0)
+    distill_from: str | None = None
+    distillation: TaskDistillation = TaskDistillation()
+
+    @model_validator(mode="after")
+    def _lessons_have_a_teacher(self) -> "FinetuneConfig":
+        if self.distill_from is None and self.distillation != TaskDistillation():  # what is written back has all fields
+            raise ValueError("distillation is set and distill_from is not: nobody teaches; set distill_from: teacher")
+        return self
+
+    def alone(self) -> "FinetuneConfig":
+        """The settings of one who has no teacher."""
+        return self.model_copy(update={"distill_from": None, "distillation": TaskDistillation()})
 
 
 def run(config: FinetuneConfig, inputs: "Inputs", out: Path, tools: "Tools") -> dict[str, Any]:
-    """Train on the task's train split, keep the epoch that is best on dev, and save it with tokenizer and labels."""
-    from pipeline.checkpoints import Checkpoints
+    """Train on the task's train split, keep the epoch that is best on dev, and save it with tokenizer and what was
+    fitted."""
     from pipeline.curves import save_curve
+    from pipeline.data.survey import table_of
+    from pipeline.encoders.heads import load_for_task
     from pipeline.encoders.students import parameters_of, save_encoder
     from pipeline.encoders.teachers import load_tokenizer
-    from pipeline.finetuning import Schedule, finetune, load_for_task
+    from pipeline.finetuning import checked_survey
+    from pipeline.precision import bf16_on
+    from pipeline.predicting import seen_by
 
-    folder = inputs.model_folder("model", tools.cache)
-    view = inputs.sources["task"]
+    folder, view = inputs.model_folder("model", tools.cache), inputs.sources["task"]
+    teacher = inputs.model_folder(TEACHER, tools.cache) if config.distill_from is not None else None
     data = view.load(tools.cache, tools.progress)
     tokenizer = load_tokenizer(folder)
     tokenizer.model_max_length = config.max_length
-    model = load_for_task(folder, view.task, data.label_names, seed=config.seed)
-    schedule = Schedule(
-        epochs=config.epochs,
-        batch_tokens=config.batch_tokens,
-        max_length=config.max_length,
-        patience=config.patience,
-        seed=config.seed,
-    )
-    outcome = finetune(
-        model,
-        tokenizer,
-        view.task,
-        data,
-        schedule,
-        config.optimization,
-        checkpoints=Checkpoints(tools.checkpoints),
-        reporter=tools.reporter,
-        title=f"finetune {tools.label.removeprefix('finetune-')}",
-    )
-    save_curve(outcome.history, out, title="fine-tuning")
+    train, dev = (seen_by(view.task, part, tokenizer, max_length=config.max_length) for part in (data.train, data.dev))
+    surveyed = checked_survey(view.task, data, train, dev, tokenizer)
+    if tools.label == "finetune-teacher":  # the students' data is the same
+        tools.reporter.show(table_of(surveyed))
+    model = load_for_task(folder, view.task, data.label_names, seed=config.seed, teacher=teacher)
+    lessons = _lessons(config, teacher, inputs, tools, train, data)
+    outcome = _train(config, model, data, train, dev, lessons, tools, pad_id=tokenizer.pad_token_id)
+    if outcome.history:
+        save_curve(outcome.history, out, title="fine-tuning")
     save_encoder(model, tokenizer, out)
+    outcome.fitted.write(out)
     return {
         "parameters": parameters_of(model),
-        "precision": "bf16" if bf16_on("cpu") else "fp32",
-        "metric": view.task.metric_name,
+        "precision": "bf16" if config.precision != "fp32" and bf16_on("cpu") else "fp32",
+        "metric": view.task.metrics[0],
         "train_texts": len(data.train.items),
         "dev_texts": len(data.dev.items),
         "dev_scores": outcome.dev_scores,
         "best_epoch": outcome.best_epoch,
-        "schedule": asdict(schedule),
+        "schedule": config.model_dump(mode="json", include=set(Schedule.model_fields)),
+        "data": surveyed,
     }
+
+
+def _lessons(
+    config: FinetuneConfig, teacher: "Path | None", inputs: "Inputs", tools: "Tools", train: "Seen", data: "TaskData"
+) -> "Lessons | None":
+    """What the teacher says of train, from the cache where it has been asked before."""
+    if teacher is None:
+        return None
+    from pipeline.data.digests import json_digest
+    from pipeline.task_distillation import lessons_from
+
+    made, view = inputs.artifacts.get(TEACHER), inputs.sources["task"]
+    who = made.digest if made is not None else inputs.sources[TEACHER].identity(tools.cache)
+    asked = json_digest([who, view.identity(tools.cache), config.max_length])
+    return lessons_from(
+        teacher,
+        view.task,
+        data,
+        train,
+        settings=config.distillation,
+        max_length=config.max_length,
+        kept_at=tools.cache / "lessons" / f"{asked}.npz",
+    )
+
+
+def _train(
+    config: FinetuneConfig,
+    model: Any,
+    data: "TaskData",
+    train: "Seen",
+    dev: "Seen",
+    lessons: "Lessons | None",
+    tools: "Tools",
+    *,
+    pad_id: int,
+) -> "Outcome":
+    """Fine-tune; an embedding's teacher is only measured, as it has nobody to learn from."""
+    from pipeline.checkpoints import Checkpoints
+    from pipeline.finetuning import as_it_is, finetune
+
+    task = train.task
+    if lessons is None and not task.learns_labels:
+        return as_it_is(model, data, dev, pad_id=pad_id)
+    return finetune(
+        model,
+        data,
+        train=train,
+        dev=dev,
+        pad_id=pad_id,
+        schedule=config,
+        optimization=config.optimization,
+        checkpoints=Checkpoints(tools.checkpoints),
+        reporter=tools.reporter,
+        title=f"finetune {tools.label.removeprefix('finetune-')}",
+        lessons=lessons,
+    )

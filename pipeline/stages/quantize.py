@@ -20,9 +20,9 @@ def run(config: DynamicRecipe, inputs: "Inputs", out: Path, tools: "Tools") -> d
     import msgspec
 
     from pipeline.errors import BadArtifact
-    from pipeline.exporting import tolerance_for
+    from pipeline.exporting import golden_of
     from pipeline.quantization import qualified_features
-    from serving.bundle import OPTIONAL, Golden, read_bundle, seal_core
+    from serving.bundle import OPTIONAL, read_bundle, seal_core
     from serving.engine import Engine, check_golden
 
     source = read_bundle(inputs.artifacts["bundle"].path / "bundle")
@@ -38,9 +38,7 @@ def run(config: DynamicRecipe, inputs: "Inputs", out: Path, tools: "Tools") -> d
     )
     seal_core(bundle, spec=spec, golden=source.golden)
     items = [tuple(item) for item in source.golden.items]
-    logits_NC = Engine(read_bundle(bundle)).logits(items)
-    tolerance = tolerance_for(logits_NC) * INT8_OVER_FP32
-    golden = Golden(items=source.golden.items, logits=logits_NC.tolist(), tolerance=tolerance)
+    golden = golden_of(items, Engine(read_bundle(bundle)).logits(items), task=spec.task, slack=INT8_OVER_FP32)
     digest = seal_core(bundle, spec=spec, golden=golden)
     check_golden(Engine(read_bundle(bundle), threads=1))
     size, before = ((folder / "model.onnx").stat().st_size for folder in (bundle, source.path))

@@ -3,7 +3,7 @@
 from benchmarks.students_bench import pairs_of
 
 
-def test_every_student_is_compared_with_the_last_and_with_its_own_int8_and_the_first_with_the_teacher() -> None:
+def test_every_student_is_compared_with_the_last_and_with_its_own_int8_and_the_teacher() -> None:
     assert pairs_of(["mha", "hs", "none"], []) == [
         ("mha, fp32", "none, fp32"),
         ("hs, fp32", "none, fp32"),
@@ -13,6 +13,19 @@ def test_every_student_is_compared_with_the_last_and_with_its_own_int8_and_the_f
         ("hs, int8", "hs, fp32"),
         ("none, int8", "none, fp32"),
         ("mha, fp32", "teacher, fp32"),
+        ("hs, fp32", "teacher, fp32"),
+        ("none, fp32", "teacher, fp32"),
+    ]
+
+
+def test_a_student_that_was_taught_is_compared_with_itself_untaught() -> None:
+    assert pairs_of(["student"], [], taught=True) == [
+        ("student+taught, fp32", "student, fp32"),
+        ("student+taught, int8", "student, int8"),
+        ("student, int8", "student, fp32"),
+        ("student+taught, int8", "student+taught, fp32"),
+        ("student, fp32", "teacher, fp32"),
+        ("student+taught, fp32", "teacher, fp32"),
     ]
 
 

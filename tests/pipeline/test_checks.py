@@ -4,12 +4,12 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from models import encoder_folder
+from models import LABELS, Fitted, encoder_folder, tuned_folder
 
 from pipeline import checks
 from pipeline.checks import check, check_team
 from pipeline.config import RunConfig
-from pipeline.errors import BadRequest
+from pipeline.errors import BadArtifact, BadRequest
 from pipeline.graph import expand
 
 WRITTEN = {
@@ -53,6 +53,64 @@ def test_a_metric_of_another_task_is_refused(teacher: Path, tmp_path: Path) -> N
     assert refusal(config(teacher, gate=["spearman_low >= 0.5"]), tmp_path).startswith(
         "register.gate: 'spearman_low >= 0.5': spearman is no metric of this task; known here: accuracy, "
     )
+
+
+REFUSING = {**WRITTEN["task"], "refusal": {"data": {"kind": "files", "train": "in.csv", "test": "out.csv"}}}
+
+
+@pytest.mark.parametrize("figure", ["oos_auroc", "oos_refused", "in_scope_refused"])
+def test_what_a_refusal_reports_is_a_metric_of_a_task_that_refuses_and_of_no_other(
+    teacher: Path, tmp_path: Path, figure: str
+) -> None:
+    rule = f"{figure}_low >= 0.5"
+    check(config(teacher, gate=[rule], task=REFUSING), cache=tmp_path)
+    assert refusal(config(teacher, gate=[rule]), tmp_path).startswith(
+        f"register.gate: '{rule}': {figure} is no metric of this task; known here: accuracy, "
+    )
+
+
+def test_a_refusal_without_texts_outside_reports_what_it_refuses_inside_alone(teacher: Path, tmp_path: Path) -> None:
+    task = {**WRITTEN["task"], "refusal": {"keep": 0.9}}
+    check(config(teacher, gate=["in_scope_refused <= 0.2"], task=task), cache=tmp_path)
+    assert "oos_auroc is no metric of this task" in refusal(
+        config(teacher, gate=["oos_auroc >= 0.5"], task=task), tmp_path
+    )
+
+
+VECTORS = {**WRITTEN["task"], "kind": "embedding"}
+
+
+def test_vectors_without_a_teacher_are_refused(teacher: Path, tmp_path: Path) -> None:
+    gate = ["spearman >= 0.9 * teacher"]
+    assert refusal(config(teacher, gate=gate, task=VECTORS), tmp_path) == (
+        "task embedding: vectors are learned from a teacher, not from labels; set finetune.distill_from: teacher"
+    )
+    taught = {**WRITTEN["finetune"], "distill_from": "teacher"}
+    check(config(teacher, gate=gate, task=VECTORS, finetune=taught), cache=tmp_path)
+
+
+def taught_by(folder: object) -> dict[str, object]:
+    return {**WRITTEN["finetune"], "distill_from": str(folder)}
+
+
+def test_a_folder_that_is_to_teach_the_task_must_have_learned_it(teacher: Path, tmp_path: Path) -> None:
+    tuned = tuned_folder(tmp_path / "tuned", "bert", Fitted("classification", LABELS), layers=1)
+    check(config(teacher, finetune=taught_by(tuned)), cache=tmp_path)
+
+    other = tuned_folder(tmp_path / "other", "bert", Fitted("multi-label", LABELS, thresholds=(0.5, 0.5)), layers=1)
+    assert refusal(config(teacher, finetune=taught_by(other)), tmp_path) == (
+        "finetune.distill_from: the teacher was fine-tuned for multi-label, and the task is classification; name a "
+        "teacher of this task"
+    )
+    with pytest.raises(BadArtifact, match="does not say what the model was fine-tuned for"):
+        check(config(teacher, finetune=taught_by(teacher)), cache=tmp_path)
+    assert refusal(config(teacher, finetune=taught_by(tmp_path / "none")), tmp_path).startswith(
+        f"teacher '{tmp_path / 'none'}': there is no config.json in "
+    )
+
+
+def test_one_that_is_not_here_yet_is_not_fetched_for_a_check(teacher: Path, tmp_path: Path) -> None:
+    check(config(teacher, finetune=taught_by("somebody/some-model")), cache=tmp_path)
 
 
 STUDENTS = {"small": {"tokens": 1000}, "tiny": {"tokens": 2000}}

@@ -88,6 +88,11 @@ def test_what_is_required_and_missing_is_named(path: Path, missing: str) -> None
             "task.data.tset: unknown key; did you mean 'test'?",
         ),
         ({"teacher": {"source": "a", "revison": "b"}}, "teacher.revison: unknown key; did you mean 'revision'?"),
+        (
+            {"task": WRITTEN["task"] | {"threshold": "shared"}},
+            "task.threshold: unknown key; known keys: class_weights, data, dev_share, kind, label, label_smoothing, "
+            "labels, max_dev, max_test, max_train, metric, refusal, text",
+        ),
     ],
 )
 def test_an_unknown_key_is_refused_with_the_nearest_or_all_known(
@@ -103,7 +108,8 @@ def test_an_unknown_key_is_refused_with_the_nearest_or_all_known(
         ({"text": {"files": "a.txt"}}, "text: no `kind` given; known kinds: 'docstrings', 'files', 'hub'"),
         (
             {"task": WRITTEN["task"] | {"kind": "tagging"}},
-            "task.kind: unknown kind 'tagging'; known kinds: 'classification', 'regression'",
+            "task.kind: unknown kind 'tagging'; known kinds: 'classification', 'multi-label', 'regression', "
+            "'token-classification', 'embedding'",
         ),
         (
             {"task": {"kind": "regression", "data": {"kind": "csv"}}},
@@ -388,6 +394,13 @@ def test_a_set_that_cannot_be_applied_is_refused_with_an_example(path: Path, set
 
 def test_an_unknown_key_in_set_is_refused_like_one_in_the_file(path: Path) -> None:
     assert refused(path, "finetune.sed=1") == (f"config {path}:\n  finetune.sed: unknown key; did you mean 'seed'?")
+
+
+def test_settings_of_a_lesson_without_a_teacher_are_refused(path: Path) -> None:
+    assert mistakes(path, finetune={"distillation": {"weight": 0.9}}) == [
+        "finetune: distillation is set and distill_from is not: nobody teaches; set distill_from: teacher "
+        "(given: {'distillation': {'weight': 0.9}})"
+    ]
 
 
 def test_every_field_of_a_run_can_be_written_back_and_read_again(path: Path) -> None:

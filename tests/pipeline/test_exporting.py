@@ -1,6 +1,6 @@
 """Export of tiny models: the graph answers as torch does at every shape, and what is not so is an error.
 
-The cases are those of `models.exported_case`: with and without token types, classification and regression.
+The cases are those of `models.exported_case`: with and without token types, and every kind of task.
 """
 
 import re
@@ -13,15 +13,17 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from models import EXPORTED, ITEMS, LABELS, MAX_LENGTH, Exported, exported_case, sentences, spec_of, tiny_config
+from models import EXPORTED, ITEMS, MAX_LENGTH, Exported, exported_case, sentences, task_of, tiny_config
 from onnx import TensorProto, helper, numpy_helper
 from safetensors.torch import load_file, save_file
 
 from pipeline import exporting
+from pipeline.encoders.heads import load_tuned
 from pipeline.errors import BadArtifact
-from serving.bundle import Item, read_bundle
+from serving.bundle import Item, TaskKind, read_bundle
 from serving.engine import Engine, Tokens, check_golden
 
+PER_TOKEN = "bert-tags"
 PAIRS: list[Item] = list(zip(sentences(20, seed=1), sentences(20, seed=2), strict=True))
 
 
@@ -35,13 +37,30 @@ def bert(tmp_path_factory: pytest.TempPathFactory) -> Exported:
     return exported_case("bert", tmp_path_factory.getbasetemp())
 
 
+@pytest.fixture
+def tagger(tmp_path_factory: pytest.TempPathFactory) -> Exported:
+    return exported_case(PER_TOKEN, tmp_path_factory.getbasetemp())
+
+
+@pytest.fixture
+def vectors(tmp_path_factory: pytest.TempPathFactory) -> Exported:
+    return exported_case("bert-vectors", tmp_path_factory.getbasetemp())
+
+
+def loaded(folder: Path, exported: Exported) -> Any:
+    return load_tuned(folder, task_of(exported.fitted.kind), exported.fitted.labels)
+
+
 def reseal(bundle: Path, exported: Exported, graph: onnx.ModelProto) -> Engine:
     """The bundle with another graph, whole by its digests."""
     onnx.save(graph, bundle / "model.onnx")
-    exporting.seal_bundle(
-        bundle, model=exported.model, spec=spec_of(exported.model, EXPORTED[exported.family]), items=ITEMS
-    )
+    exporting.seal_bundle(bundle, model=exported.model, spec=exported.spec(), items=ITEMS)
     return Engine(read_bundle(bundle), threads=1)
+
+
+def of_real_tokens(outputs: Any, lengths: Any) -> list[Any]:
+    """One array an item: of a tagging those of its own tokens, of the others what there is."""
+    return [row[:length] if row.ndim == 2 else row for row, length in zip(outputs, lengths, strict=True)]
 
 
 # -- the graph equals torch --------------------------------------------------------------------------------------------
@@ -52,14 +71,18 @@ def test_the_graph_answers_as_torch_on_real_texts(exported: Exported) -> None:
 
     assert (parity.texts, parity.labels_differ) == (40, 0)
     assert 0 < parity.max_abs_difference <= 1e-4
-    logits_NC = exported.engine().logits(ITEMS)
-    assert logits_NC.shape == (40, max(1, len(EXPORTED[exported.family])))
-    assert logits_NC.std(axis=0).min() > 0.1  # different texts, different answers: equality says something
+    engine = exported.engine()
+    outputs, lengths = engine.logits(ITEMS), [len(one.ids) for one in engine.encode(ITEMS)]
+    width = exported.spec().outputs
+    tagged = exported.fitted.kind == "token-classification"
+    assert [row.shape for row in outputs] == [(length, width) if tagged else (width,) for length in lengths]
+    spread_C = np.stack([row[0] if tagged else row for row in outputs]).std(axis=0)
+    assert spread_C.min() > (0.01 if exported.fitted.kind == "embedding" else 0.1)  # different texts, different answers
 
 
 def test_the_graph_answers_as_torch_on_pairs(bert: Exported, tmp_path: Path) -> None:
     bundle = bert.copy(tmp_path / "pairs")
-    exporting.seal_bundle(bundle, model=bert.model, spec=spec_of(bert.model, LABELS, texts_per_item=2), items=PAIRS)
+    exporting.seal_bundle(bundle, model=bert.model, spec=bert.spec(texts_per_item=2), items=PAIRS)
 
     engine = Engine(read_bundle(bundle), threads=1)
     exporting.check_parity(engine, bert.model, PAIRS)
@@ -88,7 +111,9 @@ def test_every_batch_and_length_is_answered_as_by_torch(exported: Exported, batc
     lengths = mask_BL.sum(axis=1)
     found = exported.engine().run([Tokens(ids_BL[i, :n].tolist(), [0] * n) for i, n in enumerate(lengths)])
 
-    np.testing.assert_allclose(found, wanted, atol=1e-4)
+    assert (len(found), found.shape[-1]) == (batch, exported.spec().outputs)
+    for one, other in zip(of_real_tokens(found, lengths), of_real_tokens(wanted, lengths), strict=True):
+        np.testing.assert_allclose(one, other, atol=1e-4)
 
 
 def test_the_golden_answers_are_torchs_own_and_hold(exported: Exported) -> None:
@@ -97,16 +122,45 @@ def test_the_golden_answers_are_torchs_own_and_hold(exported: Exported) -> None:
     check_golden(exported.engine())
 
     assert bundle.golden.items == [list(item) for item in ITEMS[:8]]
-    assert bundle.golden.tolerance == 1e-4
     encodings = exporting.encode(exported.bundle / "tokenizer.json", ITEMS[:8], max_length=MAX_LENGTH)
-    torch_NC = exporting.torch_logits(exported.model, encodings, bundle.spec)
-    np.testing.assert_array_equal(np.asarray(bundle.golden.logits, np.float32), torch_NC)
+    by_torch = exporting.torch_logits(exported.model, encodings, bundle.spec)
+    assert bundle.golden.tolerance == exporting.tolerance_for(by_torch, task=exported.fitted.kind) <= 1e-4
+    for row, wanted in zip(bundle.golden.logits, by_torch, strict=True):
+        np.testing.assert_array_equal(np.asarray(row, np.float32), wanted.ravel())
+
+
+def test_the_golden_rows_of_a_tagging_are_its_tokens_outputs_one_behind_the_other(tagger: Exported) -> None:
+    bundle = read_bundle(tagger.bundle)
+    tokens = tagger.engine().encode(ITEMS[:8])
+
+    assert [len(row) for row in bundle.golden.logits] == [5 * len(one.ids) for one in tokens]
+    third = np.reshape(bundle.golden.logits[2], (-1, 5))[4]  # the fifth token's five outputs
+    np.testing.assert_allclose(third, tagger.engine().run([tokens[2]])[0, 4], atol=1e-4)
+
+
+def test_pooling_and_normalisation_lie_inside_the_graph(vectors: Exported) -> None:
+    """With padding beside it, against the plain formula over the encoder's own states."""
+    from pipeline.encoders.teachers import load_encoder
+
+    engine = vectors.engine()
+    tokens = sorted(engine.encode(ITEMS[:3]), key=lambda one: len(one.ids))
+    assert len(tokens[0].ids) < len(tokens[-1].ids)
+    encoder = load_encoder(vectors.folder)
+
+    found = engine.run(tokens)
+
+    for one, vector in zip(tokens, found, strict=True):
+        with torch.inference_mode():
+            states_LD = encoder(input_ids=torch.tensor([one.ids])).last_hidden_state[0].numpy()
+        mean_D = states_LD.mean(axis=0)
+        np.testing.assert_allclose(vector, mean_D / np.linalg.norm(mean_D), atol=1e-5)
+    assert [node.name for node in onnx.load(vectors.bundle / "model.onnx").graph.output] == ["logits"]
 
 
 def test_texts_are_cut_and_tokenized_alike_on_both_sides(exported: Exported) -> None:
     long = [("a good story " * 30,), ("bad",)]
     found = exporting.encode(exported.bundle / "tokenizer.json", long, max_length=MAX_LENGTH)
-    assert found == exported.engine().encode(long)
+    assert found == [Tokens(one.ids, one.type_ids) for one in exported.engine().encode(long)]
     assert len(found[0].ids) == MAX_LENGTH
 
 
@@ -130,7 +184,9 @@ def test_every_dimension_but_the_labels_is_a_symbol(exported: Exported) -> None:
     assert set(map(tuple, shapes.values())) == {("batch", "length")}
     (output,) = graph.output
     assert output.name == "logits"
-    assert output.type.tensor_type.shape.dim[0].dim_param == "batch"
+    symbols = ["batch", "length"] if exported.fitted.kind == "token-classification" else ["batch"]
+    width = exported.spec().outputs
+    assert [d.dim_param or d.dim_value for d in output.type.tensor_type.shape.dim] == [*symbols, width]
 
 
 def test_the_model_is_one_file_the_runtime_loads(exported: Exported) -> None:
@@ -142,7 +198,7 @@ def test_the_model_is_one_file_the_runtime_loads(exported: Exported) -> None:
 
 
 def test_the_bytes_do_not_depend_on_when_and_where_they_were_made(bert: Exported, tmp_path: Path) -> None:
-    again = exporting.load_model(shutil.copytree(bert.folder, tmp_path / "elsewhere"))
+    again = loaded(shutil.copytree(bert.folder, tmp_path / "elsewhere"), bert)
 
     exporting.export_onnx(again, tmp_path / "again.onnx", inputs=exporting.graph_inputs(again.config))
 
@@ -152,12 +208,12 @@ def test_the_bytes_do_not_depend_on_when_and_where_they_were_made(bert: Exported
     assert str(Path.cwd()).encode() not in content
 
 
-def test_the_model_is_exported_in_fp32_whatever_it_was_stored_in(bert: Exported, tmp_path: Path) -> None:
-    folder = Path(shutil.copytree(bert.folder, tmp_path / "half"))
+def test_the_model_is_exported_in_fp32_whatever_it_was_stored_in(exported: Exported, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(exported.folder, tmp_path / "half"))
     weights = {name: weight.half() for name, weight in load_file(folder / "model.safetensors").items()}
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
 
-    model = exporting.load_model(folder)
+    model = loaded(folder, exported)
 
     assert {weight.dtype for weight in model.parameters()} == {torch.float32}
     assert model.config._attn_implementation == "eager"
@@ -217,19 +273,29 @@ def tmp_path_copy(exported: Exported, tmp_path: Path) -> Path:
         ([[1.0, 0.0]], [[0.9, 0.1]], 0),
         ([[0.0001, 0.0]], [[0.0, 0.0001]], 0),  # closer to each other than rounding: a tie
         ([[0.00021, 0.0]], [[0.0, 0.00021]], 1),
+        ([1.0, 0.0, 0.5], [0.0, 0.1, 0.5], 1),  # a text's own
         ([[1.0, 0.0], [0.0, 1.0], [0.0, 1.0]], [[0.0, 1.0], [1.0, 0.0], [0.0, 1.0]], 2),
-        ([[1.0]], [[-1.0]], 0),  # regression has no labels
     ],
 )
-def test_labels_differ_where_torch_was_clear(wanted: list[list[float]], found: list[list[float]], differ: int) -> None:
+def test_labels_differ_where_torch_was_clear(wanted: list[Any], found: list[Any], differ: int) -> None:
     assert exporting._labels_differ(np.array(wanted, np.float32), np.array(found, np.float32)) == differ
 
 
 @pytest.mark.parametrize(
-    ("largest", "allowed"), [(0.0, 1e-4), (3.0, 1e-4), (20.0, 1e-4), (200.0, 1e-3), (1000.0, 5e-3)]
+    ("task", "largest", "allowed"),
+    [
+        *(("classification", *pair) for pair in ((0.0, 1e-4), (3.0, 1e-4), (20.0, 1e-4), (200.0, 1e-3))),
+        ("regression", 1000.0, 5e-3),
+        ("token-classification", 200.0, 1e-3),
+        ("embedding", 0.05, 5e-6),
+        ("embedding", 300.0, 1e-4),
+    ],
 )
-def test_large_outputs_may_differ_by_the_same_share(largest: float, allowed: float) -> None:
-    assert exporting.tolerance_for(np.array([[0.5], [-largest]], np.float32)) == pytest.approx(allowed)
+def test_large_outputs_may_differ_by_the_same_share_and_vectors_by_that_of_their_largest_number(
+    task: TaskKind, largest: float, allowed: float
+) -> None:
+    outputs = [np.array([[0.01], [-largest]], np.float32), np.array([[0.02]], np.float32)]
+    assert exporting.tolerance_for(outputs, task=task) == pytest.approx(allowed, rel=1e-5)
 
 
 class Specialised:
@@ -292,7 +358,7 @@ def test_a_dynamic_graph_in_one_file_passes(tmp_path: Path) -> None:
             "input input_ids has a fixed batch or length ['batch', '']; the export specialised it",
         ),
         ({"input_dims": ["batch"]}, "input input_ids has a fixed batch or length ['batch']; the export specialised it"),
-        ({"output_dims": [2, 2]}, "output logits has a fixed batch; the export specialised it"),
+        ({"output_dims": [2, 2]}, "output logits has a fixed batch or length; the export specialised it"),
         ({"ir": 14}, "IR 14, opset 20; onnxruntime loads up to IR 13, opset 26"),
         ({"opset": 27}, "IR 10, opset 27; onnxruntime loads up to IR 13, opset 26"),
         ({"external": True}, "weight lies outside the file; export with external_data=False"),
@@ -313,5 +379,5 @@ def test_a_model_that_fixes_its_batch_is_caught_by_the_export_itself(tmp_path: P
         def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
             return (input_ids * attention_mask).float().sum() * torch.ones(2, 2)
 
-    with pytest.raises(BadArtifact, match="output logits has a fixed batch; the export specialised it"):
+    with pytest.raises(BadArtifact, match="output logits has a fixed batch or length; the export specialised it"):
         exporting.export_onnx(TwoOnly().eval(), tmp_path / "model.onnx", inputs=("input_ids", "attention_mask"))

@@ -5,8 +5,9 @@ from typing import Any
 import pytest
 
 from pipeline.config import RunConfig
+from pipeline.encoders.teachers import TeacherConfig
 from pipeline.graph import STAGES, Step, expand, variants_of
-from pipeline.tasks import ALL, TUNING
+from pipeline.tasking.base import ALL, TUNING
 
 WRITTEN: dict[str, Any] = {
     "name": "a-run",
@@ -152,6 +153,36 @@ def test_a_teacher_that_is_pretrained_first_is_the_teacher_of_all_that_follows()
 def test_all_students_read_the_pretrained_teacher() -> None:
     found = steps(pretrain={}, distill={"students": STUDENTS})
     assert [found[f"distill-{name}"].inputs for name in STUDENTS] == [{"teacher": "pretrain"}] * 2
+
+
+TAUGHT: dict[str, Any] = {"distill_from": "teacher", "distillation": {"hidden": 0.5}, "epochs": 2}
+
+
+def test_students_learn_the_task_from_this_runs_teacher_and_the_teacher_from_nobody() -> None:
+    found = steps(finetune=TAUGHT, distill={"students": STUDENTS})
+    for name in STUDENTS:
+        step = found[f"finetune-{name}"]
+        assert (step.inputs, set(step.sources)) == (
+            {"model": f"distill-{name}", "teacher": "finetune-teacher"},
+            {"task"},
+        )
+        assert step.config == config(finetune=TAUGHT).finetune
+    alone = found["finetune-teacher"]
+    assert (alone.inputs, set(alone.sources)) == ({}, {"model", "task"})
+    assert alone.config == config(finetune={"epochs": 2}).finetune  # its key does not change with the students'
+
+
+def test_students_may_learn_the_task_from_a_folder() -> None:
+    step = steps(finetune={"distill_from": "tuned/bert"})["finetune-student"]
+    assert (step.inputs, set(step.sources)) == ({"model": "distill"}, {"task", "teacher"})
+    assert step.sources["teacher"] == TeacherConfig(source="tuned/bert")
+    assert step.modules == ("pipeline.stages.finetune", "pipeline.encoders.teachers", "pipeline.tasks")
+
+
+def test_a_teacher_that_is_pretrained_first_teaches_the_task_too() -> None:
+    found = steps(pretrain={}, finetune=TAUGHT)
+    assert found["finetune-student"].inputs == {"model": "distill", "teacher": "finetune-teacher"}
+    assert found["finetune-teacher"].inputs == {"model": "pretrain"}
 
 
 def test_a_team_of_processes_makes_what_passes_over_the_text_and_nothing_else() -> None:

@@ -20,7 +20,8 @@ from pipeline.stages.distill import DistillConfig
 from pipeline.stages.export import ExportConfig
 from pipeline.stages.finetune import FinetuneConfig
 from pipeline.stages.quantize import QuantizeConfig
-from pipeline.tasks import TUNING, Task
+from pipeline.tasking.base import TUNING
+from pipeline.tasks import Task
 
 
 def tools_in(root: Path, *, key: str = "key") -> Tools:
@@ -96,15 +97,17 @@ class Chain:
             "distill", "distill", config, Inputs({}, {"teacher": self.teacher, "text": self.text}), root=root
         )
 
-    def finetune(self, inputs: Inputs, label: str, root: Path | None = None) -> Artifact:
-        config = FinetuneConfig.model_validate(
-            {"epochs": 2, "batch_tokens": 128, "max_length": 20, "optimization": {"learning_rate": 1e-2}}
-        )
-        return self.run("finetune", label, config, inputs, root=root)
+    def finetune(self, inputs: Inputs, label: str, root: Path | None = None, **settings: Any) -> Artifact:
+        told = {"epochs": 2, "batch_tokens": 128, "max_length": 20, "optimization": {"learning_rate": 1e-2}, **settings}
+        return self.run("finetune", label, FinetuneConfig.model_validate(told), inputs, root=root)
 
     @cached_property
     def distilled(self) -> Artifact:
         return self.distill()
+
+    @cached_property
+    def tuned_teacher(self) -> Artifact:
+        return self.finetune(Inputs({}, {"model": self.teacher, "task": self.task}), "finetune-teacher")
 
     @cached_property
     def finetuned(self) -> Artifact:

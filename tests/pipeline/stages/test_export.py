@@ -24,7 +24,7 @@ def test_it_leaves_a_whole_bundle_that_answers(chain: Any) -> None:
     engine = Engine(bundle, threads=1)
 
     check_golden(engine)
-    assert engine.answer([("a plain story good",)]).scores.shape == (1, 2)
+    assert [row.shape for row in engine.answer([("a plain story good",)]).scores] == [(2,)]
 
 
 def test_its_contract_is_filled_in_from_task_tokenizer_and_model(chain: Any) -> None:
