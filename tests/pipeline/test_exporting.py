@@ -248,6 +248,23 @@ def test_a_graph_with_other_weights_is_refused_with_the_worst_text(bert: Exporte
     assert any(item[0].startswith(match[2]) for item in ITEMS)
 
 
+def test_tags_that_differ_are_counted_by_words_tokens(tagger: Exported, tmp_path: Path) -> None:
+    graph = onnx.load(tagger.bundle / "model.onnx")
+    (bias,) = (tensor for tensor in graph.graph.initializer if tensor.name == "classifier.bias")
+    more = numpy_helper.to_array(bias) + np.array([9, 0, 0, 0, 0], np.float32)  # everything becomes O
+    bias.CopyFrom(numpy_helper.from_array(more, bias.name))
+    engine = reseal(tmp_path_copy(tagger, tmp_path), tagger, graph)
+
+    encodings = exporting.encode(tagger.bundle / "tokenizer.json", ITEMS, max_length=MAX_LENGTH)
+    outputs = exporting.torch_logits(tagger.model, encodings, tagger.spec())
+    differ = sum(int((row.argmax(axis=1) != 0).sum()) for row in outputs)
+    assert differ > 40
+    with pytest.raises(
+        BadArtifact, match=rf"differs from torch by 9 \(allowed: 0\.0001\), {differ} of 40 labels differ"
+    ):
+        exporting.check_parity(engine, tagger.model, ITEMS)
+
+
 def test_a_difference_just_above_the_bound_is_refused_and_one_below_is_not(bert: Exported, tmp_path: Path) -> None:
     def shifted(by: float) -> Engine:
         graph = onnx.load(bert.bundle / "model.onnx")
@@ -320,6 +337,30 @@ def test_a_graph_that_is_wrong_at_one_shape_only_is_refused(bert: Exported, batc
     )
 
 
+class Shifted:
+    """A tagging engine that is off at one place of every text: its last token, or the padding behind it."""
+
+    def __init__(self, engine: Engine, *, behind: int) -> None:
+        self._engine, self._behind = engine, behind
+        self.bundle = engine.bundle
+
+    def run(self, tokens: list[Tokens]) -> Any:
+        outputs_NLC = self._engine.run(tokens).copy()
+        for row, one in enumerate(tokens):
+            outputs_NLC[row, len(one.ids) - 1 + self._behind :][:1] += 0.25
+        return outputs_NLC
+
+
+def test_every_real_token_of_a_tagging_is_compared_and_padding_is_not(tagger: Exported) -> None:
+    vocabulary = tagger.model.config.vocab_size
+    behind: Any = Shifted(tagger.engine(), behind=1)
+    last: Any = Shifted(tagger.engine(), behind=0)
+
+    exporting.check_shapes(behind, tagger.model, vocabulary=vocabulary)
+    with pytest.raises(BadArtifact, match=r"the graph differs from torch by 0\.25 "):
+        exporting.check_shapes(last, tagger.model, vocabulary=vocabulary)
+
+
 def small_graph(
     path: Path, *, input_dims: list[Any], output_dims: list[Any], ir: int = 10, opset: int = 20, external: bool = False
 ) -> Path:
@@ -359,6 +400,7 @@ def test_a_dynamic_graph_in_one_file_passes(tmp_path: Path) -> None:
         ),
         ({"input_dims": ["batch"]}, "input input_ids has a fixed batch or length ['batch']; the export specialised it"),
         ({"output_dims": [2, 2]}, "output logits has a fixed batch or length; the export specialised it"),
+        ({"output_dims": ["batch", 16, 2]}, "output logits has a fixed batch or length; the export specialised it"),
         ({"ir": 14}, "IR 14, opset 20; onnxruntime loads up to IR 13, opset 26"),
         ({"opset": 27}, "IR 10, opset 27; onnxruntime loads up to IR 13, opset 26"),
         ({"external": True}, "weight lies outside the file; export with external_data=False"),

@@ -20,6 +20,7 @@ from pipeline.graph import Inputs
 from pipeline.quantization import DynamicRecipe
 from pipeline.stages.export import ExportConfig
 from pipeline.stages.finetune import FinetuneConfig
+from pipeline.stages.quantize import INT8_OVER_FP32
 from pipeline.tasking.base import TUNING, TaskData
 from pipeline.tasking.fitted import Fitted, fitted_of, read_fitted
 from pipeline.tasks import TaskSplits
@@ -123,6 +124,7 @@ def test_the_int8_bundle_has_golden_rows_of_its_own_of_the_same_shape(kind: str,
 
     assert [len(row) for row in after.logits] == [len(row) for row in before.logits]
     assert after.logits != before.logits
+    assert after.tolerance == pytest.approx(INT8_OVER_FP32 * before.tolerance, rel=0.5)  # its own outputs' size counts
     assert after.items == before.items
 
 
