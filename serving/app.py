@@ -164,6 +164,7 @@ async def _unless_gone(request: Request, future: Future[Done[Served]]) -> Done[S
         return answer.result()
     finally:
         gone.cancel()
+        future.cancel()  # at once: the wrapper's own reaches it only at the loop's next turn, when it may have begun
         answer.cancel()
 
 
