@@ -36,7 +36,7 @@ BUCKETS = (16, 32, 64, 128, 256, 512)
 @dataclass(frozen=True)
 class Parity:
     """How far the graph is from torch: over `texts` real texts, the largest difference of an output and how many labels
-    differ (of a tagging: words' tokens)."""
+    differ (of a tagging: of all tokens)."""
 
     texts: int
     max_abs_difference: float
@@ -167,10 +167,10 @@ def check_parity(engine: Engine, model: Any, items: Sequence[Item]) -> Parity:
     parity = Parity(len(items), max(off_N), labels)
     allowed = tolerance_for(wanted, task=spec.task)
     if not max(off_N) <= allowed or parity.labels_differ:
-        worst = int(np.argmax(off_N))
+        worst, labels = int(np.argmax(off_N)), sum(row[..., 0].size for row in wanted)
         raise BadArtifact(
             f"{engine.bundle.path}: the ONNX graph differs from torch by {max(off_N):.3g} (allowed: {allowed:g}), "
-            f"{parity.labels_differ} of {len(items)} labels differ; worst text: {items[worst][0][:80]!r}"
+            f"{parity.labels_differ} of {labels} labels differ; worst text: {items[worst][0][:80]!r}"
         )
     return parity
 

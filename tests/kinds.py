@@ -35,7 +35,7 @@ def _classification(text: str, i: int) -> Row:
 def _moods(text: str, i: int) -> tuple[str, bool, bool]:
     """A text with neither, a bad word, a good one, or both."""
     bad, good = bool(i & 1), bool(i & 2)
-    return " ".join([text, *([BAD[i % 3]] if bad else []), *([GOOD[i % 3]] if good else [])]), bad, good
+    return " ".join([text, *([BAD[i // 4 % 4]] if bad else []), *([GOOD[i // 4 % 4]] if good else [])]), bad, good
 
 
 def _multi_label(text: str, i: int) -> Row:

@@ -248,20 +248,18 @@ def test_a_graph_with_other_weights_is_refused_with_the_worst_text(bert: Exporte
     assert any(item[0].startswith(match[2]) for item in ITEMS)
 
 
-def test_tags_that_differ_are_counted_by_words_tokens(tagger: Exported, tmp_path: Path) -> None:
+def test_tags_that_differ_are_counted_token_by_token(tagger: Exported, tmp_path: Path) -> None:
     graph = onnx.load(tagger.bundle / "model.onnx")
     (bias,) = (tensor for tensor in graph.graph.initializer if tensor.name == "classifier.bias")
-    more = numpy_helper.to_array(bias) + np.array([9, 0, 0, 0, 0], np.float32)  # everything becomes O
+    more = numpy_helper.to_array(bias) + np.array([512, 0, 0, 0, 0], np.float32)  # everything becomes O
     bias.CopyFrom(numpy_helper.from_array(more, bias.name))
     engine = reseal(tmp_path_copy(tagger, tmp_path), tagger, graph)
 
     encodings = exporting.encode(tagger.bundle / "tokenizer.json", ITEMS, max_length=MAX_LENGTH)
     outputs = exporting.torch_logits(tagger.model, encodings, tagger.spec())
-    differ = sum(int((row.argmax(axis=1) != 0).sum()) for row in outputs)
-    assert differ > 40
-    with pytest.raises(
-        BadArtifact, match=rf"differs from torch by 9 \(allowed: 0\.0001\), {differ} of 40 labels differ"
-    ):
+    differ, tokens = sum(int((row.argmax(axis=1) != 0).sum()) for row in outputs), sum(map(len, outputs))
+    assert 40 < differ < tokens
+    with pytest.raises(BadArtifact, match=rf"differs from torch by 512 \(.*\), {differ} of {tokens} labels differ"):
         exporting.check_parity(engine, tagger.model, ITEMS)
 
 
@@ -338,7 +336,7 @@ def test_a_graph_that_is_wrong_at_one_shape_only_is_refused(bert: Exported, batc
 
 
 class Shifted:
-    """A tagging engine that is off at one place of every text: its last token, or the padding behind it."""
+    """A tagging engine that is off at one place of every text: its last token, not its first, or the padding behind."""
 
     def __init__(self, engine: Engine, *, behind: int) -> None:
         self._engine, self._behind = engine, behind
@@ -346,7 +344,7 @@ class Shifted:
 
     def run(self, tokens: list[Tokens]) -> Any:
         outputs_NLC = self._engine.run(tokens).copy()
-        for row, one in enumerate(tokens):
+        for row, one in ((row, one) for row, one in enumerate(tokens) if len(one.ids) > 1):
             outputs_NLC[row, len(one.ids) - 1 + self._behind :][:1] += 0.25
         return outputs_NLC
 

@@ -58,7 +58,7 @@ class Way:
     @cached_property
     def finetuned(self) -> Artifact:
         folder = encoder_folder(self.root / "encoder", layers=1, width=32, initializer_range=0.2)
-        told = {"epochs": EPOCHS[self.kind], "batch_tokens": 64, "max_length": 24, "precision": "fp32"}
+        told = {"epochs": EPOCHS[self.kind], "batch_tokens": 64, "max_length": 24, "patience": 99, "precision": "fp32"}
         config = FinetuneConfig.model_validate({**told, "optimization": {"learning_rate": 1e-2}})
         inputs = Inputs({}, {"model": TeacherConfig(source=str(folder)), "task": self.view})
         return self._run("finetune", "finetune-teacher", config, inputs)
@@ -156,17 +156,16 @@ def test_a_refusal_travels_so_that_the_share_dev_chose_is_answered(ways: dict[st
 def test_several_labels_travel_with_a_threshold_each(ways: dict[str, Way]) -> None:
     way = ways["multi-label"]
 
-    both, none, only = way.told("a strong story awful bright", "a strong story", "a strong story lovely")
+    told = way.told(*dev_texts(way))
 
     thresholds = read_fitted(way.finetuned.path).thresholds
     assert thresholds[0] != thresholds[1]
-    assert set(both["labels"]) == {"good", "bad"}
-    assert both["labels"] == sorted(both["labels"], key=both["scores"].__getitem__, reverse=True)
-    assert (none["labels"], only["labels"]) == ([], ["good"])
-    assert list(only["scores"]) == ["good", "bad"]
     chances_NC = probabilities(way.by_torch(*dev_texts(way)), task="multi-label")
     wanted = [{n for n, p, t in zip(("good", "bad"), row, thresholds, strict=True) if p >= t} for row in chances_NC]
-    assert [set(each["labels"]) for each in way.told(*dev_texts(way))] == wanted
+    assert all(each in wanted for each in (set(), {"good"}, {"bad"}, {"good", "bad"}))
+    assert [set(each["labels"]) for each in told] == wanted
+    assert all(each["labels"] == sorted(each["labels"], key=each["scores"].__getitem__)[::-1] for each in told)
+    assert {tuple(each["scores"]) for each in told} == {("good", "bad")}
     right = [{("good", "bad")[c] for c in (0, 1) if row[c]} for row in way.data.dev.labels]
     assert sum(one == other for one, other in zip(wanted, right, strict=True)) >= 36
 
