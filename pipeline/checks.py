@@ -1,7 +1,7 @@
 """What a config asks for that can only fail, refused before anything runs: an hour of training is a bad way to learn
 it."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from itertools import combinations
 from pathlib import Path
 
@@ -90,12 +90,17 @@ def _check_lengths(config: RunConfig, *, cache: Path) -> None:
             f"set {LONG} or more"
         )
     if config.teacher.is_local():
-        most = positions_in(config.teacher.folder(cache))
-        for name, length in asked.items():
-            if length > most:
-                raise BadRequest(
-                    f"{name}: {length}, but the teacher has positions for {most} tokens; set {most} or less"
-                )
+        _check_positions(config.teacher, asked, cache=cache)
+
+
+def _check_positions(teacher: TeacherConfig, asked: Mapping[str, int], *, cache: Path) -> None:
+    most = positions_in(teacher.folder(cache))
+    for name, length in asked.items():
+        if length > most:
+            raise BadRequest(
+                f"{name}: {length}, but the teacher {teacher.source!r} has positions for {most} tokens; set {most} or "
+                "less"
+            )
 
 
 def _check_benchmark(config: RunConfig) -> None:
@@ -125,6 +130,7 @@ def _check_lessons(config: RunConfig, *, cache: Path) -> None:
         )
     if named not in (None, "teacher") and (teacher := TeacherConfig(source=str(named))).is_local():
         check_kind(read_fitted(teacher.folder(cache)), config.task.kind)
+        _check_positions(teacher, {"finetune.max_length": config.finetune.max_length}, cache=cache)
 
 
 def _check_gate(config: RunConfig) -> None:

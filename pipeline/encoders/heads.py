@@ -4,9 +4,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from pipeline.encoders.families import family_of
 from pipeline.encoders.sentences import Pooled, SentenceEncoder, read_pooling
-from pipeline.encoders.teachers import load_encoder
+from pipeline.encoders.teachers import load_encoder, load_weights, read_config
 from pipeline.quiet import quiet_transformers
 from pipeline.tasking.base import OptimumTask
 from pipeline.tasking.embedding import Embedding
@@ -47,23 +46,18 @@ def load_for_task(
 
 
 def load_tuned(folder: Path, task: AnyTask, label_names: Sequence[str] = (), *, attention: str = "eager") -> Any:
-    """What fine-tuning left in `folder`, in fp32 and eval mode; `attention` is transformers' name of one, which a
-    family that has its own alone does without."""
-    import torch
+    """What fine-tuning left in `folder`, in fp32 and eval mode; BadArtifact where its weights are not whole.
 
-    quiet_transformers()
+    `attention` is transformers' name of one, which a family that has its own alone does without.
+    """
     if isinstance(task, Embedding):
         encoder = load_encoder(folder)
         encoder.set_attn_implementation(attention)
         return SentenceEncoder(encoder, pooled_as(task, folder)).eval()
-    from transformers import AutoConfig
-
-    config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-    attention = attention if family_of(config.model_type).sdpa else "eager"
-    model_class = _class_for(task.head(label_names).optimum_task, config.model_type)
-    return model_class.from_pretrained(
-        folder, dtype=torch.float32, attn_implementation=attention, use_safetensors=True, local_files_only=True
-    ).eval()
+    model_type = str(read_config(folder).get("model_type"))
+    model = load_weights(folder, _class_for(task.head(label_names).optimum_task, model_type))
+    model.set_attn_implementation(attention)
+    return model
 
 
 def pooled_as(task: Embedding, folder: Path) -> Pooled:

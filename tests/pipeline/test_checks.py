@@ -206,7 +206,15 @@ def test_inputs_longer_than_the_teacher_s_positions_are_refused(
     monkeypatch.setattr(checks, "positions_in", lambda _folder: 80)
     changed = {**WRITTEN.get(stage, {}), "max_length": 81}  # type: ignore[dict-item]
     assert refusal(config(teacher, **{stage: changed}), tmp_path) == (
-        f"{stage}.max_length: 81, but the teacher has positions for 80 tokens; set 80 or less"
+        f"{stage}.max_length: 81, but the teacher {str(teacher)!r} has positions for 80 tokens; set 80 or less"
+    )
+
+
+def test_inputs_longer_than_the_positions_of_who_teaches_the_task_are_refused(teacher: Path, tmp_path: Path) -> None:
+    tuned = tuned_folder(tmp_path / "tuned", "bert", Fitted("classification", LABELS), layers=1)  # 80 positions
+    asked = {"max_length": 81, "distill_from": str(tuned)}
+    assert refusal(config(teacher, finetune=asked), tmp_path) == (
+        f"finetune.max_length: 81, but the teacher {str(tuned)!r} has positions for 80 tokens; set 80 or less"
     )
 
 

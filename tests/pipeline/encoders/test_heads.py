@@ -14,7 +14,7 @@ from pipeline.data.batches import tokenize
 from pipeline.encoders.heads import load_for_task, load_tuned, pooled_as
 from pipeline.encoders.sentences import Pooled, write_pooled
 from pipeline.encoders.teachers import load_encoder, load_tokenizer
-from pipeline.errors import BadRequest
+from pipeline.errors import BadArtifact, BadRequest
 from pipeline.predicting import predict
 from pipeline.tasking.fitted import Fitted
 
@@ -172,7 +172,7 @@ def test_what_was_left_answers_the_same_by_either_attention(fitted: Fitted, tmp_
         np.testing.assert_allclose(one, other, atol=1e-5)
 
 
-@pytest.mark.parametrize("fitted", TUNED[3:], ids=lambda fitted: fitted.kind)
+@pytest.mark.parametrize("fitted", [TUNED[0], *TUNED[3:]], ids=lambda fitted: fitted.kind)
 def test_a_family_with_attention_of_its_own_is_read_with_that(fitted: Fitted, tmp_path: Path) -> None:
     """As a teacher of its student's task it is asked for the fast attention, which DeBERTa has not."""
     folder = tuned_folder(tmp_path, "deberta-v2", fitted, layers=1)
@@ -180,3 +180,15 @@ def test_a_family_with_attention_of_its_own_is_read_with_that(fitted: Fitted, tm
     model = load_tuned(folder, task_of(fitted.kind), fitted.labels, attention="sdpa")
 
     assert model.config._attn_implementation == "eager"
+
+
+def test_a_folder_without_the_head_that_it_names_is_no_tuned_model(tmp_path: Path) -> None:
+    """Where a head is missing, one would be drawn at random."""
+    folder = encoder_folder(tmp_path, layers=1)
+    Fitted("classification", LABELS).write(folder)
+
+    with pytest.raises(BadArtifact) as refused:
+        load_tuned(folder, TASK, LABELS)
+    assert str(refused.value) == (
+        f"{folder}: the weights do not fit config.json: classifier.bias is missing or differs in size (2 in all)"
+    )

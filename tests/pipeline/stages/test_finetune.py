@@ -13,7 +13,9 @@ from safetensors.torch import load_file
 from pipeline.artifact import Artifact
 from pipeline.encoders.teachers import TeacherConfig, load_tokenizer
 from pipeline.errors import BadRequest
-from pipeline.graph import Inputs
+from pipeline.graph import Inputs, Tools
+from pipeline.progress import Silent
+from pipeline.stages import finetune
 from pipeline.stages.finetune import FinetuneConfig
 from pipeline.tasking.base import TUNING
 from pipeline.tasking.fitted import Fitted, read_fitted
@@ -178,3 +180,30 @@ def test_one_who_has_no_teacher_has_the_same_settings_but_for_that() -> None:
 
     assert config.alone() == FinetuneConfig(epochs=1, seed=3)
     assert FinetuneConfig.model_validate(config.alone().model_dump()) == config.alone()  # as a key's file is read back
+
+
+# -- the survey --------------------------------------------------------------------------------------------------------
+
+
+class Shown(Silent):
+    """Remembers the tables it is shown."""
+
+    def __init__(self) -> None:
+        self.tables: list[Any] = []
+
+    def show(self, table: Any) -> None:
+        self.tables.append(table)
+
+
+@pytest.mark.parametrize(("label", "tables"), [("finetune-teacher", 1), ("finetune-small", 0)])
+def test_the_data_is_shown_once_with_the_teacher(label: str, tables: int, chain: Any, tmp_path: Path) -> None:
+    """Its students' is the same; the facts of all keep it."""
+    view, shown = TaskSplits(task_over(tmp_path, "embedding", train=8, dev=8), TUNING), Shown()
+    tools = Tools("key", tmp_path, tmp_path / "cache", tmp_path / "checkpoints", shown, label=label)
+    (tmp_path / "out").mkdir()
+
+    inputs = Inputs({}, {"model": chain.teacher, "task": view})
+    facts = finetune.run(FinetuneConfig(max_length=20), inputs, tmp_path / "out", tools)
+
+    assert len(shown.tables) == tables
+    assert facts["data"]["splits"]["dev"]["texts"] == 16
