@@ -3,8 +3,8 @@
     python -m benchmarks.students_bench CONFIG [--set a.b=c ...] [--seeds 0 1] [--taught] [--pairs mha:none] --out FILE
 
 CONFIG names one student or several (`distill.students`), one of them perhaps with the objective none. They are
-distilled once and fine-tuned with every seed, as the teacher is; --taught fine-tunes every student a second time, with
-its fine-tuned teacher beside it (`finetune.distill_from`), as NAME+taught. Every cell is a run of the config up to
+distilled once and fine-tuned with every seed, as the teacher is; --taught fine-tunes every student twice, alone and, as
+NAME+taught, with its fine-tuned teacher beside it (`finetune.distill_from`). Every cell is a run of the config up to
 quantize, so what is finished is never run again. The test split is read once, by the shipped engine, at the end. The
 last line is JSON; a difference's interval is a paired bootstrap over the test examples, mean over seeds. Without
 --pairs every student is compared with the last, and what was taught with what was not.
@@ -24,9 +24,10 @@ import numpy as np
 from benchmarks.machine import read
 from pipeline import quality, runner
 from pipeline.artifact import write_json
-from pipeline.config import load_config
+from pipeline.config import RunConfig, load_config
 from pipeline.data.progress import silent
 from pipeline.progress import Console, track
+from pipeline.stages.finetune import TEACHER, FinetuneConfig
 from pipeline.tasking.base import ALL, Judged, TaskData
 from pipeline.tasking.fitted import fitted_of
 from pipeline.tasks import AnyTask
@@ -52,10 +53,10 @@ def run_cells(
 ) -> list[Cell]:
     """Run what is not finished and return every bundle; the teacher's once a seed."""
     cells: dict[tuple[str, int], Cell] = {}
-    lessons = {"": [], TAUGHT: ["finetune.distill_from=teacher"]} if taught else {"": []}
-    for seed, (mark, added) in product(seeds, lessons.items()):
-        config = load_config(path, [*settings, f"finetune.seed={seed}", *added])
-        config = config.model_copy(update={"name": f"{config.name}-seed-{seed}"})
+    for seed, mark in product(seeds, ("", TAUGHT) if taught else ("",)):
+        config = load_config(path, [*settings, f"finetune.seed={seed}"])
+        named = {"name": f"{config.name}-seed-{seed}"}
+        config = config.model_copy(update=named | ({"finetune": schooling(config, mark)} if taught else {}))
         found = runner.run(config, workspace, until="quantize")
         for name in ("teacher", *config.distill.each()):
             group = name if name == "teacher" else f"{name}{mark}"
@@ -66,6 +67,15 @@ def run_cells(
                     key = f"{group}, {precision}"
                     cells[key, seed] = Cell(key, seed, found[label].path / "bundle", dev_score)
     return list(cells.values())
+
+
+def schooling(config: RunConfig, mark: str) -> FinetuneConfig:
+    """How a student is fine-tuned: with the teacher that the config names, or else its run's own; or alone, where there
+    are labels to learn."""
+    asked = config.finetune
+    if mark:
+        return asked.model_copy(update={"distill_from": asked.distill_from or TEACHER})
+    return asked.alone() if config.task.learns_labels else asked.alone().model_copy(update={"epochs": 0})
 
 
 def score_cells(

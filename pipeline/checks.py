@@ -120,14 +120,17 @@ def _check_benchmark(config: RunConfig) -> None:
 
 
 def _check_lessons(config: RunConfig, *, cache: Path) -> None:
-    """A task that is learned from a teacher alone names one; a folder that is named holds one of this task. What is
-    not here yet is not fetched for it."""
-    named = config.finetune.distill_from
-    if named is None and not config.task.learns_labels:
+    """A task that is learned from a teacher alone names one, or no epochs; a folder that is named holds one of this
+    task. What is not here yet is not fetched for it."""
+    named, epochs = config.finetune.distill_from, config.finetune.epochs
+    if named is None and epochs and not config.task.learns_labels:
         raise BadRequest(
             f"task {config.task.kind}: vectors are learned from a teacher, not from labels; set "
-            "finetune.distill_from: teacher"
+            "finetune.distill_from: teacher, or finetune.epochs: 0 to take the student as distilled"
         )
+    if not epochs and (config.task.learns_labels or named is not None):
+        what = "a head learns nothing in them" if config.task.learns_labels else f"{named!r} has nobody to teach"
+        raise BadRequest(f"finetune.epochs is 0, and {what}; set it to 1 or more")
     if named not in (None, "teacher") and (teacher := TeacherConfig(source=str(named))).is_local():
         check_kind(read_fitted(teacher.folder(cache)), config.task.kind)
         _check_positions(teacher, {"finetune.max_length": config.finetune.max_length}, cache=cache)

@@ -70,10 +70,8 @@ def finetune(
         if done not in plan.ends:
             return False
         outputs = finite(predict(model, dev.tokens, pad_id=pad_id))
-        score = score_on_dev(task, data, outputs, dev.places)
-        _keep_best(model, score, state)
-        scores = state["scores"]
-        reporter.line(f"  {title}: epoch {len(scores)} of {schedule.epochs}, dev {task.metrics[0]} {score:.4f}")
+        scores = _keep_best(model, score_on_dev(task, data, outputs, dev.places), state)
+        reporter.line(f"  {title}: epoch {len(scores)} of {schedule.epochs}, dev {task.metrics[0]} {scores[-1]:.4f}")
         return len(scores) - 1 - _best(scores) >= schedule.patience
 
     parts = {"model": Part(loss.trained, optimization, budget=len(plan.batches))}
@@ -154,7 +152,7 @@ class _Loss:
 
         self.model, self.task, self.train, self.lessons = model, train.task, train, lessons
         self.pad_id, self.precision = pad_id, precision
-        self.criterion = self.task.criterion(data)
+        self.criterion = self.task.criterion(data) if self.task.learns_labels else None
         self.projections = nn.ModuleDict({} if lessons is None else projections_for(model, self.task, lessons))
 
     @property
@@ -175,7 +173,7 @@ class _Loss:
         whole, targets = self._targets(piece.step), torch.from_numpy(self._targets(piece.rows))
         terms = {}
         share = 0.0 if self.lessons is None else self.lessons.settings.weight
-        if self.task.learns_labels and share < 1:
+        if self.criterion is not None and share < 1:
             terms["task"] = self.criterion.total(output.logits, targets) * ((1 - share) / self.criterion.mass(whole))
         if self.lessons is not None:
             share = share if self.task.learns_labels else 1.0
@@ -226,11 +224,13 @@ def finite(outputs: "Sequence[Any]") -> "Sequence[Any]":
     return outputs
 
 
-def _keep_best(model: Any, score: float, state: dict[str, Any]) -> None:
-    """Note an epoch's dev score, and the weights where it is the best so far."""
+def _keep_best(model: Any, score: float, state: dict[str, Any]) -> list[float]:
+    """Note an epoch's dev score, and the weights where it is the best so far; returns all scores."""
     if not state["scores"] or score > max(state["scores"]):
         state["best"] = {name: value.detach().clone() for name, value in model.state_dict().items()}
-    state["scores"].append(score)
+    scores: list[float] = state["scores"]
+    scores.append(score)
+    return scores
 
 
 def _best(scores: Sequence[float]) -> int:

@@ -42,7 +42,7 @@ class Inputs:
 @dataclass(frozen=True)
 class Tools:
     """What the runner lends a stage: its key, the workspace, a cache that may vanish, a folder for checkpoints, a
-    reporter, and the team of processes that train together."""
+    reporter, what identifies its code, and the team of processes that train together."""
 
     key: str
     workspace: Path
@@ -50,6 +50,7 @@ class Tools:
     checkpoints: Path
     reporter: Reporter
     label: str = ""
+    code: str = ""
     team: Team = field(default_factory=Team)
 
     def progress(self, items: Iterable[T], what: str, total: int | None) -> Iterable[T]:

@@ -7,10 +7,10 @@ from pipeline.records import Record
 
 
 class Schedule(Record):
-    """At most `epochs`, each of batches of `batch_tokens` (padding counted) computed in `micro_batches` parts; ends
-    after `patience` epochs without a better dev score."""
+    """At most `epochs` (0: an embedding as it is), each of batches of `batch_tokens` (padding counted) computed in
+    `micro_batches` parts; ends after `patience` epochs without a better dev score."""
 
-    epochs: int = Field(default=3, ge=1)
+    epochs: int = Field(default=3, ge=0)
     patience: int = Field(default=2, ge=1)
     batch_tokens: int = Field(default=1024, ge=1)
     micro_batches: int = Field(default=1, ge=1)

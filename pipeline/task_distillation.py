@@ -8,6 +8,7 @@ Shapes: B batch, L tokens, W words, C outputs, D and E student and teacher width
 import uuid
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -92,28 +93,50 @@ def lessons_from(
         BadArtifact: the folder does not say what it was fine-tuned for.
         BadRequest: it was for another task or other labels, or hidden states are asked for and it reads other tokens.
     """
-    from pipeline.encoders.heads import load_tuned
-    from pipeline.encoders.teachers import load_tokenizer
-    from pipeline.predicting import predict, seen_by
     from pipeline.tasking.fitted import read_fitted
 
     check_teacher(read_fitted(folder), data.label_names, kind=task.kind)
-    tokenizer = load_tokenizer(folder)
-    theirs = seen_by(task, data.train, tokenizer, max_length=max_length)
-    teacher = load_tuned(folder, task, data.label_names, attention="sdpa")
-
-    def ask() -> "Sequence[Floats]":
-        return by_word(predict(teacher, theirs.tokens, pad_id=tokenizer.pad_token_id), theirs.places)
-
-    outputs = kept(kept_at, ask)
-    if not settings.hidden:
-        return Lessons(settings, outputs)
-    if not same_tokens(student.tokens, theirs.tokens):
+    teacher = _Teacher(folder, task, data, max_length)
+    if settings.hidden and not same_tokens(student.tokens, teacher.train.tokens):
         raise BadRequest(
             "finetune.distillation.hidden: the student reads other tokens than its teacher (its vocabulary was pruned, "
             "or the teacher is of another kind), so their states do not stand side by side; set it to 0"
         )
-    return Lessons(settings, outputs, teacher)
+    return Lessons(settings, kept(kept_at, teacher.answers), teacher.model if settings.hidden else None)
+
+
+@dataclass(frozen=True)
+class _Teacher:
+    """A fine-tuned teacher; what is slow to load is loaded when it is first asked for, and perhaps never."""
+
+    folder: Path
+    task: "AnyTask"
+    data: "TaskData"
+    max_length: int
+
+    @cached_property
+    def model(self) -> Any:
+        from pipeline.encoders.heads import load_tuned
+
+        return load_tuned(self.folder, self.task, self.data.label_names, attention="sdpa")
+
+    @cached_property
+    def tokenizer(self) -> Any:
+        from pipeline.encoders.teachers import load_tokenizer
+
+        return load_tokenizer(self.folder)
+
+    @cached_property
+    def train(self) -> "Seen":
+        """Train, as this teacher reads it."""
+        from pipeline.predicting import seen_by
+
+        return seen_by(self.task, self.data.train, self.tokenizer, max_length=self.max_length)
+
+    def answers(self) -> "list[Floats]":
+        from pipeline.predicting import predict
+
+        return by_word(predict(self.model, self.train.tokens, pad_id=self.tokenizer.pad_token_id), self.train.places)
 
 
 def check_teacher(theirs: "Fitted", ours: Sequence[str], *, kind: str) -> None:

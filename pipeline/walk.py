@@ -148,6 +148,7 @@ class Walk:
             checkpoints=checkpoints,
             reporter=self.reporter,
             label=step.label,
+            code=code_identity(step.modules),
             team=self._team_of(step),
         )
 

@@ -11,8 +11,10 @@ from pipeline.errors import BadArtifact
 from pipeline.records import Record
 
 if TYPE_CHECKING:
+    from pipeline.artifact import Artifact
     from pipeline.graph import Inputs, Tools
     from pipeline.tasking.base import TaskData
+    from serving.bundle import ServingSpec
 
 
 OUTPUTS = {"embedding": "sentence_embedding"}  # what the graph calls them; otherwise logits
@@ -38,10 +40,8 @@ def run(config: ExportConfig, inputs: "Inputs", out: Path, tools: "Tools") -> di
     from pipeline import exporting
     from pipeline.artifact import EVIDENCE, write_json
     from pipeline.encoders.heads import load_tuned
-    from pipeline.encoders.students import parameters_of
     from pipeline.encoders.teachers import load_tokenizer
-    from pipeline.tasking.fitted import read_fitted
-    from serving.bundle import ServingSpec, read_bundle
+    from serving.bundle import read_bundle
     from serving.engine import Engine
 
     source, view = inputs.artifacts["model"], inputs.sources["task"]
@@ -51,21 +51,7 @@ def run(config: ExportConfig, inputs: "Inputs", out: Path, tools: "Tools") -> di
     tokenizer, model = load_tokenizer(source.path), load_tuned(source.path, view.task, data.label_names)
     bundle = out / "bundle"
     bundle.mkdir()
-    fitted = read_fitted(source.path)
-    spec = ServingSpec(
-        name=source.manifest.label.removeprefix("finetune-") + "-onnx-fp32",
-        task=fitted.kind,
-        labels=fitted.labels,
-        thresholds=fitted.thresholds,
-        refuse_below=fitted.refuse_below,
-        dimensions=fitted.dimensions,
-        texts_per_item=view.task.texts_per_item,
-        max_length=tokenizer.model_max_length,
-        pad_id=tokenizer.pad_token_id,
-        graph_inputs=exporting.graph_inputs(model.config),
-        buckets=exporting.buckets_up_to(tokenizer.model_max_length),
-        parameters=parameters_of(model),
-    )
+    spec = _spec(source, view.task.texts_per_item, tokenizer, model)
     for name in ("config.json", "tokenizer.json", "tokenizer_config.json"):
         shutil.copyfile(source.path / name, bundle / name)
     with tools.reporter.bar("export", total=None, unit="graph"):
@@ -78,3 +64,27 @@ def run(config: ExportConfig, inputs: "Inputs", out: Path, tools: "Tools") -> di
     parity = exporting.check_parity(engine, model, items)
     write_json(out / EVIDENCE / "parity.json", asdict(parity))
     return {"bundle_digest": engine.bundle.digest, "parameters": spec.parameters, "parity": asdict(parity)}
+
+
+def _spec(source: "Artifact", texts_per_item: int, tokenizer: Any, model: Any) -> "ServingSpec":
+    """What a server must know of the graph: what was fitted, and the shape of what it reads."""
+    from pipeline.encoders.students import parameters_of
+    from pipeline.exporting import buckets_up_to, graph_inputs
+    from pipeline.tasking.fitted import read_fitted
+    from serving.bundle import ServingSpec
+
+    fitted = read_fitted(source.path)
+    return ServingSpec(
+        name=source.manifest.label.removeprefix("finetune-") + "-onnx-fp32",
+        task=fitted.kind,
+        labels=fitted.labels,
+        thresholds=fitted.thresholds,
+        refuse_below=fitted.refuse_below,
+        dimensions=fitted.dimensions,
+        texts_per_item=texts_per_item,
+        max_length=tokenizer.model_max_length,
+        pad_id=tokenizer.pad_token_id,
+        graph_inputs=graph_inputs(model.config),
+        buckets=buckets_up_to(tokenizer.model_max_length),
+        parameters=parameters_of(model),
+    )

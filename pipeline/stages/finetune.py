@@ -93,7 +93,7 @@ def _lessons(
 
     made, view = inputs.artifacts.get(TEACHER), inputs.sources["task"]
     who = made.digest if made is not None else inputs.sources[TEACHER].identity(tools.cache)
-    asked = json_digest([who, view.identity(tools.cache), config.max_length])
+    asked = json_digest([who, view.identity(tools.cache), config.max_length, tools.code])
     return lessons_from(
         teacher,
         view.task,

@@ -224,9 +224,15 @@ class BaseTask(Record):
         train = f"train (cut to max_train, {self.max_train})" if self.max_train is not None else "train"
         for split in (name for name in ("dev", "test") if name in splits):
             if unseen := sorted(self._classes_in(splits[split]) - known):
+                cut = split == "dev" and not self.data.has("dev") and self.max_train is None
+                remedy = (
+                    "dev was cut from train and took them all; add such rows, or name a dev split in task.data"
+                    if cut
+                    else f"add such rows to train, or take them out of {split}"
+                )
                 raise BadArtifact(
                     f"label '{names[unseen[0]]}' occurs in {split} and never in {train}, so nothing can learn it "
-                    f"({len(unseen)} such): add such rows to train, or take them out of {split}"
+                    f"({len(unseen)} such): {remedy}"
                 )
 
     def _source_fields(self) -> set[str]:

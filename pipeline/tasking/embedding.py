@@ -51,9 +51,13 @@ class Embedding(BaseTask):
     def head(self, label_names: Sequence[str]) -> Head:  # noqa: ARG002
         return Head(num_outputs=0, problem_type=None, optimum_task="feature-extraction")
 
-    def criterion(self, data: TaskData) -> Criterion:  # noqa: ARG002
-        """None of its own: the teacher's vectors are all there is to learn."""
-        return Criterion(lambda outputs, _targets: outputs.sum() * 0.0)
+    def criterion(self, data: TaskData) -> Criterion:
+        """None: the teacher's vectors are all there is to learn.
+
+        Raises:
+            NotImplementedError: always; `learns_labels` says so beforehand.
+        """
+        raise NotImplementedError("an embedding learns its teacher's vectors and no labels")
 
     def targets(self, split: Split, rows: Sequence[int], places: Places | None, length: int) -> "npt.NDArray[Any]":  # noqa: ARG002
         import numpy as np

@@ -1,6 +1,11 @@
 """Which students the comparison compares."""
 
-from benchmarks.students_bench import pairs_of
+from pathlib import Path
+
+import pytest
+
+from benchmarks.students_bench import TAUGHT, pairs_of, schooling
+from pipeline.config import load_config
 
 
 def test_every_student_is_compared_with_the_last_and_with_its_own_int8_and_the_teacher() -> None:
@@ -33,3 +38,17 @@ def test_pairs_that_are_asked_for_take_their_place() -> None:
     found = pairs_of(["mha", "hs", "none"], ["mha:hs"])
     assert found[:2] == [("mha, fp32", "hs, fp32"), ("mha, int8", "hs, int8")]
     assert ("hs, fp32", "none, fp32") not in found
+
+
+@pytest.mark.parametrize(("name", "alone"), [("clinc150", (None, 4)), ("stsb-embedding", (None, 0))])
+def test_a_student_is_fine_tuned_as_configured_and_alone(name: str, alone: tuple[str | None, int]) -> None:
+    config = load_config(Path(f"configs/{name}.yaml"))
+    found = schooling(config, "")
+    assert (found.distill_from, found.epochs) == alone
+    assert schooling(config, TAUGHT) == config.finetune
+
+
+def test_a_config_without_a_teacher_is_taught_by_its_run_s_own() -> None:
+    config = load_config(Path("configs/smoke.yaml"))
+    assert config.finetune.distill_from is None
+    assert schooling(config, TAUGHT) == config.finetune.model_copy(update={"distill_from": "teacher"})

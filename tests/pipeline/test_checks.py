@@ -83,10 +83,23 @@ VECTORS = {**WRITTEN["task"], "kind": "embedding"}
 def test_vectors_without_a_teacher_are_refused(teacher: Path, tmp_path: Path) -> None:
     gate = ["spearman >= 0.9 * teacher"]
     assert refusal(config(teacher, gate=gate, task=VECTORS), tmp_path) == (
-        "task embedding: vectors are learned from a teacher, not from labels; set finetune.distill_from: teacher"
+        "task embedding: vectors are learned from a teacher, not from labels; set finetune.distill_from: teacher, or "
+        "finetune.epochs: 0 to take the student as distilled"
     )
     taught = {**WRITTEN["finetune"], "distill_from": "teacher"}
     check(config(teacher, gate=gate, task=VECTORS, finetune=taught), cache=tmp_path)
+
+
+def test_only_an_untaught_embedding_may_go_without_an_epoch(teacher: Path, tmp_path: Path) -> None:
+    gate, none = ["spearman >= 0.9 * teacher"], {**WRITTEN["finetune"], "epochs": 0}
+    check(config(teacher, gate=gate, task=VECTORS, finetune=none), cache=tmp_path)
+    assert refusal(config(teacher, finetune=none), tmp_path) == (
+        "finetune.epochs is 0, and a head learns nothing in them; set it to 1 or more"
+    )
+    taught = {**none, "distill_from": "teacher"}
+    assert refusal(config(teacher, gate=gate, task=VECTORS, finetune=taught), tmp_path) == (
+        "finetune.epochs is 0, and 'teacher' has nobody to teach; set it to 1 or more"
+    )
 
 
 def taught_by(folder: object) -> dict[str, object]:

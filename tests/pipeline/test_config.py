@@ -239,7 +239,7 @@ def test_a_mistake_in_a_list_or_in_a_value_of_several_forms_is_one_line(
             {"finetune": {"epochs": "many"}},
             "finetune.epochs: Input should be a valid integer, unable to parse string as an integer (given: 'many')",
         ),
-        ({"finetune": {"epochs": 0}}, "finetune.epochs: Input should be greater than or equal to 1 (given: 0)"),
+        ({"finetune": {"epochs": -1}}, "finetune.epochs: Input should be greater than or equal to 0 (given: -1)"),
         (
             {"finetune": {"epochs": None}},
             "finetune.epochs: Input should be a valid integer (given: None)",

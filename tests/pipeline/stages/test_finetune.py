@@ -60,7 +60,7 @@ def test_a_teacher_is_fine_tuned_from_its_own_folder(chain: Any) -> None:
     assert left.manifest.facts["parameters"] > chain.finetuned.manifest.facts["parameters"]
 
 
-@pytest.mark.parametrize("settings", [{"epochs": 0}, {"patience": 0}, {"max_length": 513}, {"batch": 5}])
+@pytest.mark.parametrize("settings", [{"epochs": -1}, {"patience": 0}, {"max_length": 513}, {"batch": 5}])
 def test_settings_that_cannot_work_are_refused(settings: dict[str, Any]) -> None:
     with pytest.raises(ValidationError):
         FinetuneConfig.model_validate(settings)

@@ -11,6 +11,8 @@ from sklearn.metrics import accuracy_score, f1_score, matthews_corrcoef, roc_auc
 from taskdata import load, refused, task_over, write
 
 from pipeline import quality
+from pipeline.data.digests import unit_hash
+from pipeline.data.examples import item_key
 from pipeline.errors import BadArtifact, BadRequest
 from pipeline.tasking.base import ALL, Split, TaskData
 from pipeline.tasking.fitted import Fitted
@@ -177,6 +179,19 @@ def test_a_label_that_only_dev_or_test_has_cannot_be_learned(tmp_path: Path) -> 
         "take them out of test"
     )
     assert load(named, tmp_path, ("test",)).test.labels == (0, 3, 2)
+
+
+def test_a_label_whose_rows_all_fell_to_the_cut_dev_is_told_as_that(tmp_path: Path) -> None:
+    held = next(text for text in texts(99) if unit_hash(item_key((text,)), salt="dev") < 0.5)
+    words = [*(f"more {n}" for n in range(20)), held]
+    path = write(tmp_path, "train", text=words, label=["a"] * 20 + ["b"])
+
+    message = refused(BadArtifact, lambda: load(task_over("classification", {"train": path}, dev_share=0.5), tmp_path))
+
+    assert message == (
+        "label 'b' occurs in dev and never in train, so nothing can learn it (1 such): dev was cut from train and took "
+        "them all; add such rows, or name a dev split in task.data"
+    )
 
 
 def test_a_label_that_a_cap_cuts_from_train_is_told_as_that(tmp_path: Path) -> None:
