@@ -81,7 +81,7 @@ def schooling(config: RunConfig, mark: str) -> FinetuneConfig:
 def score_cells(
     cells: Sequence[Cell], pairs: Sequence[tuple[str, str]], task: AnyTask, data: TaskData
 ) -> dict[str, Any]:
-    """Every figure of every group with its interval, and the paired differences of the first that matter."""
+    """Every figure of every group with its interval, and what it differs by from pair to pair."""
     judged: dict[str, list[dict[str, Judged]]] = {}
     for cell in track(Console(), cells, "score", len(cells), "bundles"):
         judged.setdefault(cell.group, []).append(judged_cell(cell, task, data))
@@ -95,18 +95,20 @@ def score_cells(
         }
         for group, repeats in judged.items()
     }
-    truths = next(iter(judged.values()))[0][metric].labels
-    answers = {group: [repeat[metric].answers for repeat in repeats] for group, repeats in judged.items()}
-    differences = {
-        f"{a} - {b}": {
-            units: msgspec.to_builtins(
-                quality.paired_seeds_difference(metric, answers[a], answers[b], truths, units=units)
-            )
-            for units in ("sentences", "sentences and seeds")
-        }
-        for a, b in pairs
+    names = list(next(iter(judged.values()))[0])
+    differences = {name: {f"{a} - {b}": compared(name, judged[a], judged[b]) for a, b in pairs} for name in names}
+    n = next(iter(differences[metric].values()))["sentences"]["n"]
+    return {"metric": metric, "n": n, "groups": groups, "differences": differences.pop(metric), "others": differences}
+
+
+def compared(name: str, a: Sequence[Mapping[str, Judged]], b: Sequence[Mapping[str, Judged]]) -> dict[str, Any]:
+    """A figure's mean over A's repeats minus that over B's, with its interval over sentences, and over seeds too."""
+    truths, metric = a[0][name].labels, a[0][name].metric
+    sides = [[repeat[name].answers for repeat in repeats] for repeats in (a, b)]
+    return {
+        units: msgspec.to_builtins(quality.paired_seeds_difference(metric, sides[0], sides[1], truths, units=units))
+        for units in ("sentences", "sentences and seeds")
     }
-    return {"metric": metric, "n": len(truths), "groups": groups, "differences": differences}
 
 
 def judged_cell(cell: Cell, task: AnyTask, data: TaskData) -> dict[str, Judged]:
@@ -143,11 +145,13 @@ def show(result: Mapping[str, Any]) -> None:
     table = Table("group", "seeds", "mean")
     for group, row in result["groups"].items():
         table.add_row(group, "  ".join(f"{value:.4f}" for value in row["seeds"]), f"{row['mean']:.4f}")
-    differences = Table("difference", "mean over seeds", "95 % over sentences", "95 % over sentences and seeds")
-    for name, by_units in result["differences"].items():
-        one, both = by_units["sentences"], by_units["sentences and seeds"]
-        ends = [f"[{each['low']:+.4f}, {each['high']:+.4f}]" for each in (one, both)]
-        differences.add_row(name, f"{one['estimate']:+.4f}", *ends)
+    wide = ("figure", "difference", "mean over seeds", "95 % over sentences", "95 % over sentences and seeds")
+    differences = Table(*wide)
+    for figure, named in {result["metric"]: result["differences"], **result["others"]}.items():
+        for name, by_units in named.items():
+            one, both = by_units["sentences"], by_units["sentences and seeds"]
+            ends = [f"[{each['low']:+.4f}, {each['high']:+.4f}]" for each in (one, both)]
+            differences.add_row(figure, name, f"{one['estimate']:+.4f}", *ends)
     terminal = Terminal(width=150)
     terminal.print(table, differences)
 

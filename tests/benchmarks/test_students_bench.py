@@ -1,11 +1,12 @@
-"""Which students the comparison compares."""
+"""Which students the comparison compares, and how."""
 
 from pathlib import Path
 
 import pytest
 
-from benchmarks.students_bench import TAUGHT, pairs_of, schooling
+from benchmarks.students_bench import TAUGHT, compared, pairs_of, schooling
 from pipeline.config import load_config
+from pipeline.tasking.base import Judged
 
 
 def test_every_student_is_compared_with_the_last_and_with_its_own_int8_and_the_teacher() -> None:
@@ -52,3 +53,11 @@ def test_a_config_without_a_teacher_is_taught_by_its_run_s_own() -> None:
     config = load_config(Path("configs/smoke.yaml"))
     assert config.finetune.distill_from is None
     assert schooling(config, TAUGHT) == config.finetune.model_copy(update={"distill_from": "teacher"})
+
+
+def test_a_figure_s_difference_is_between_the_means_over_seeds() -> None:
+    truths = [1] * 10
+    nine, seven, six = ({"oos_refused": Judged("accuracy", [1] * n + [0] * (10 - n), truths)} for n in (9, 7, 6))
+    found = compared("oos_refused", [nine, seven], [six])
+    assert [found[units]["estimate"] for units in ("sentences", "sentences and seeds")] == [pytest.approx(0.2)] * 2
+    assert found["sentences"]["low"] <= 0.2 <= found["sentences"]["high"]
