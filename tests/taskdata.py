@@ -10,7 +10,9 @@ from pydantic import TypeAdapter
 from pipeline.data.docstring_sets import Split
 from pipeline.data.progress import silent
 from pipeline.tasking.base import TUNING, TaskData
+from pipeline.tasking.fitted import Fitted
 from pipeline.tasks import Task
+from serving.bundle import ServingSpec
 
 NOWHERE = {"train": "nowhere.jsonl"}  # for what reads no data
 
@@ -41,3 +43,20 @@ def refused(error: type[Exception], run: Callable[[], object]) -> str:
     except error as caught:
         return str(caught)
     raise AssertionError(f"nothing raised {error.__name__}")
+
+
+def spec_of(fitted: Fitted, *, max_length: int = 8) -> ServingSpec:
+    """What a server knows of a tiny graph that answers so."""
+    return ServingSpec(
+        name="tiny",
+        task=fitted.kind,
+        labels=fitted.labels,
+        thresholds=fitted.thresholds,
+        refuse_below=fitted.refuse_below,
+        texts_per_item=1,
+        max_length=max_length,
+        pad_id=0,
+        graph_inputs=("input_ids",),
+        buckets=(max_length,),
+        parameters=1,
+    )

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 import yaml
 from pydantic import ValidationError
+from written import WRITTEN
 
 from pipeline.config import RunConfig, load_config
 from pipeline.distillation.objectives import HiddenObjective, NoObjective, RelationObjective
@@ -14,13 +15,6 @@ from pipeline.runner import plan
 from pipeline.workspace import Workspace
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
-WRITTEN: dict[str, Any] = {
-    "name": "a-run",
-    "teacher": "teachers/bert",
-    "text": {"kind": "files", "files": "text.txt"},
-    "task": {"kind": "classification", "data": {"kind": "files", "train": "train.csv", "test": "test.csv"}},
-    "register": {"name": "model", "gate": ["accuracy >= 0.95 * teacher"]},
-}
 
 
 @pytest.fixture

@@ -3,27 +3,11 @@
 from typing import Any
 
 import pytest
+from written import config, steps
 
-from pipeline.config import RunConfig
 from pipeline.encoders.teachers import TeacherConfig
-from pipeline.graph import STAGES, Step, expand, variants_of
+from pipeline.graph import STAGES, expand, variants_of
 from pipeline.tasking.base import ALL, TUNING
-
-WRITTEN: dict[str, Any] = {
-    "name": "a-run",
-    "teacher": "teachers/bert",
-    "text": {"kind": "files", "files": "text.txt"},
-    "task": {"kind": "classification", "data": {"kind": "files", "train": "train.csv", "test": "test.csv"}},
-    "register": {"name": "model", "gate": ["accuracy >= 0.95 * teacher"]},
-}
-
-
-def config(**changes: Any) -> RunConfig:
-    return RunConfig.model_validate(WRITTEN | changes)
-
-
-def steps(**changes: Any) -> dict[str, Step]:
-    return {step.label: step for step in expand(config(**changes))}
 
 
 def test_a_run_expands_into_these_steps_in_this_order() -> None:

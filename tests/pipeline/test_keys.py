@@ -6,28 +6,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from written import config, steps
 
 from pipeline import keys
-from pipeline.config import RunConfig
-from pipeline.graph import STAGES, Step, expand
+from pipeline.graph import STAGES
 from pipeline.keys import ROOT, canonical, code_identity, step_key
 
-WRITTEN: dict[str, Any] = {
-    "name": "a-run",
-    "teacher": "teachers/bert",
-    "text": {"kind": "files", "files": "text.txt"},
-    "task": {"kind": "classification", "data": {"kind": "files", "train": "train.csv", "test": "test.csv"}},
-    "register": {"name": "model", "gate": ["accuracy >= 0.95 * teacher"]},
-}
 DIGESTS = {"teacher": "t", "text": "x"}
-
-
-def config(**changes: Any) -> RunConfig:
-    return RunConfig.model_validate(WRITTEN | changes)
-
-
-def steps(**changes: Any) -> dict[str, Step]:
-    return {step.label: step for step in expand(config(**changes))}
 
 
 def test_a_key_is_the_stage_and_a_hash_and_the_same_every_time() -> None:

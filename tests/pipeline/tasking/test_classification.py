@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from pydantic import ValidationError
 from sklearn.metrics import accuracy_score, f1_score, matthews_corrcoef, roc_auc_score
-from taskdata import load, refused, task_over, write
+from taskdata import load, refused, spec_of, task_over, write
 
 from pipeline import quality
 from pipeline.data.digests import unit_hash
@@ -17,7 +17,6 @@ from pipeline.errors import BadArtifact, BadRequest
 from pipeline.tasking.base import ALL, Split, TaskData
 from pipeline.tasking.fitted import Fitted
 from serving.answers import probabilities, results
-from serving.bundle import ServingSpec
 
 NAMES = ("a", "b", "c")
 SKLEARN: dict[str, Callable[..., float]] = {
@@ -48,21 +47,6 @@ def made(labels: list[int], *, outside: int = 0, split: str = "test") -> TaskDat
 
 def outputs_of(count: int, *, seed: int = 0, spread: float = 2.0) -> list[Any]:
     return list(np.random.default_rng(seed).normal(0, spread, (count, len(NAMES))).astype(np.float32))
-
-
-def spec_of(fitted: Fitted) -> ServingSpec:
-    return ServingSpec(
-        name="tiny",
-        task="classification",
-        labels=fitted.labels,
-        refuse_below=fitted.refuse_below,
-        texts_per_item=1,
-        max_length=8,
-        pad_id=0,
-        graph_inputs=("input_ids",),
-        buckets=(8,),
-        parameters=1,
-    )
 
 
 # -- labels ------------------------------------------------------------------------------------------------------------

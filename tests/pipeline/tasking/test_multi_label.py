@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 from sklearn.metrics import f1_score
-from taskdata import load, refused, task_over, write
+from taskdata import load, refused, spec_of, task_over, write
 
 from pipeline import quality
 from pipeline.errors import BadArtifact
@@ -14,7 +14,6 @@ from pipeline.tasking.base import Split, TaskData
 from pipeline.tasking.fitted import Fitted
 from pipeline.tasking.multi_label import best_threshold
 from serving.answers import probabilities, results
-from serving.bundle import ServingSpec
 
 NAMES = ("a", "b", "c")
 
@@ -221,19 +220,7 @@ def test_thresholds_of_their_own_have_the_best_f1_of_each_label(seed: int) -> No
 def test_answers_are_the_labels_that_a_client_is_told() -> None:
     outputs, data = random(40)
     fitted = task_over("multi-label", threshold="per-label").fit(outputs, data, None)
-    spec = ServingSpec(
-        name="tiny",
-        task="multi-label",
-        labels=fitted.labels,
-        thresholds=fitted.thresholds,
-        texts_per_item=1,
-        max_length=8,
-        pad_id=0,
-        graph_inputs=("input_ids",),
-        buckets=(8,),
-        parameters=1,
-    )
-    told = results(probabilities(np.stack(outputs), task="multi-label"), spec=spec, items=[("a",)] * 40)
+    told = results(probabilities(np.stack(outputs), task="multi-label"), spec=spec_of(fitted), items=[("a",)] * 40)
 
     answers = task_over("multi-label").answers(outputs, fitted, None)
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from seqeval.metrics import f1_score
 from seqeval.metrics.sequence_labeling import get_entities
-from taskdata import load, refused, task_over, write
+from taskdata import load, refused, spec_of, task_over, write
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 
 from pipeline import quality
@@ -18,7 +18,6 @@ from pipeline.tasking.criteria import IGNORED
 from pipeline.tasking.fitted import Fitted
 from pipeline.tasking.tagging import Tagging
 from serving.answers import probabilities, results
-from serving.bundle import ServingSpec
 from serving.spans import words_of
 
 NAMES = ("O", "B-city", "I-city", "B-name", "I-name")
@@ -342,20 +341,9 @@ def test_entities_are_those_that_a_client_is_told() -> None:
     outputs = [generator.normal(0, 2, (len(each.ids), len(NAMES))).astype(np.float32) for each in encodings]
     outputs[1][1] = [0.1, np.nextafter(np.float32(0.1), np.float32(1)), 0, 0, 0]
     fitted = Fitted("token-classification", NAMES)
-    spec = ServingSpec(
-        name="tiny",
-        task="token-classification",
-        labels=NAMES,
-        texts_per_item=1,
-        max_length=64,
-        pad_id=0,
-        graph_inputs=("input_ids",),
-        buckets=(64,),
-        parameters=1,
-    )
     told = results(
         [probabilities(each, task="token-classification") for each in outputs],
-        spec=spec,
+        spec=spec_of(fitted, max_length=64),
         items=split.items,
         offsets=[each.offsets for each in encodings],
     )
