@@ -51,22 +51,39 @@ def _from_words(
         raise BadArtifact(f"{place}: {len(words)} words and {found} tags: each word needs one")
     if not words or any(not isinstance(word, str) or not word.strip() for word in words):
         raise BadArtifact(f"{place}: the text is empty or has an empty word: remove it")
-    tags = tuple(_tag(tag, names=names, alternatives=alternatives, place=place) for tag in told)
+    offered = [_offered(tag, names=names, alternatives=alternatives, place=place) for tag in told]
     spans, position = [], 0
     for word in map(str, words):
         spans.append((position, position + len(word)))
         position += len(word) + 1
-    return TaggedRow(" ".join(map(str, words)), tuple(spans), tags)
+    return TaggedRow(" ".join(map(str, words)), tuple(spans), agreed(offered))
 
 
-def _tag(tag: object, *, names: Sequence[str], alternatives: str | None, place: str) -> str:
-    """One tag by its name; a coded one stands for its place among the names."""
+def agreed(offered: Sequence[Sequence[str]]) -> tuple[str, ...]:
+    """One of the tags offered for each word. Where the first is B an entity begins; it goes on while the first is I and
+    a type is left that all its words are offered, the first such being its own. What goes on with none begins anew."""
+    tags: list[str] = []
+    while len(tags) < len(offered):
+        options, *following = offered[len(tags) :]
+        begin = next((tag for tag in options if tag[:2] != "I-"), options[0])
+        kinds, words = [tag[2:] for tag in options if tag[:2] == begin[:2] == "B-"], 1
+        for options in following:
+            fitting = [kind for kind in kinds if options[0][:2] == "I-" and f"I-{kind}" in options]
+            if not fitting:
+                break
+            kinds, words = fitting, words + 1
+        tags += [f"B-{kinds[0]}", *[f"I-{kinds[0]}"] * (words - 1)] if kinds else [begin]
+    return tuple(tags)
+
+
+def _offered(tag: object, *, names: Sequence[str], alternatives: str | None, place: str) -> tuple[str, ...]:
+    """One tag, or several, by name; a coded one stands for its place among the names."""
     if isinstance(tag, int) and not isinstance(tag, bool):
         if not 0 <= tag < len(names):
             raise BadArtifact(f"{place}: the tag is {tag}, and the data names {len(names)} tags: give tags as text")
         tag = names[tag]
-    found = str(tag).split(alternatives)[0] if alternatives else str(tag)
-    if found != "O" and (found[:2] not in ("B-", "I-") or not found[2:]):
+    found = tuple(str(tag).split(alternatives)) if alternatives else (str(tag),)
+    if any(each != "O" and (each[:2] not in ("B-", "I-") or not each[2:]) for each in found):
         raise BadArtifact(f"{place}: the tag is {tag!r}: tags are O, B-type and I-type (IOB2); convert the data")
     return found
 

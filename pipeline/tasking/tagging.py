@@ -45,7 +45,7 @@ class TokenClassification(BaseTask):
     """`text` is a column of words (lists) with `label` their tags, or a column of texts with `label` their spans.
 
     `labels` names the types of entities in order (default: those of train). `alternatives` is what separates tags that
-    annotators could not agree on: the first counts.
+    annotators could not agree on: an entity gets the type that fits all of its words, or most, the first of equals.
     """
 
     kind: Literal["token-classification"] = "token-classification"

@@ -420,6 +420,8 @@ def test_stsb_scores_run_from_0_to_5(tmp_path: Path) -> None:
 
 @pytest.mark.shared
 def test_wnut17_has_the_published_number_of_entities(tmp_path: Path) -> None:
+    from seqeval.metrics.sequence_labeling import get_entities
+
     paths = {split: str(SHARED / "wnut17" / f"{split}.jsonl.gz") for split in ALL}
     wnut = task_over("token-classification", paths, alternatives=",")
 
@@ -429,6 +431,8 @@ def test_wnut17_has_the_published_number_of_entities(tmp_path: Path) -> None:
     assert len(data.label_names) == 13
     found = [sum(wnut.label_counts(data.splits[split], data.label_names).values()) for split in ALL]
     assert found == [1975, 836, 978]
+    tags = [[data.label_names[tag] for tag in each.tags] for each in data.test.labels]
+    assert sum(len(get_entities(each)) for each in tags) == 980, "two that go on without a beginning, as in the data"
 
 
 @pytest.mark.shared

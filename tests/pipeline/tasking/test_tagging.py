@@ -116,12 +116,28 @@ def test_types_given_in_the_config_decide_the_order(tmp_path: Path) -> None:
     assert task.label_counts(data.train, data.label_names) == {"name": 1, "date": 0, "city": 1}
 
 
-def test_of_tags_that_annotators_could_not_agree_on_the_first_counts(tmp_path: Path) -> None:
-    task = of_words(tmp_path, [["Ann", "left", "Bonn"]], [["B-name/B-city", "O/B-city", "B-city"]], alternatives="/")
+@pytest.mark.parametrize(
+    ("told", "wanted"),
+    [
+        (["B-name/B-city", "O/B-city", "B-city"], ["B-name", "O", "B-city"]),  # the first of equals
+        (["B-name", "I-city/I-name", "I-city/I-name"], ["B-name", "I-name", "I-name"]),  # goes on as it began
+        (["B-name/B-city", "I-city", "O"], ["B-city", "I-city", "O"]),  # what fits both words
+        (["B-name/B-city/O", "I-name/I-city", "I-city"], ["B-city", "I-city", "I-city"]),  # what fits most
+        (["B-city", "I-name/B-name", "I-name"], ["B-city", "B-name", "I-name"]),  # a beginning before a stray end
+        (["B-city", "I-name/B-city", "O"], ["B-city", "B-city", "O"]),
+        (["I-name/I-city", "I-city", "B-name"], ["I-name", "I-city", "B-name"]),  # as it is without alternatives
+        (["B-city", "B-name/I-city", "I-city"], ["B-city", "B-name", "I-city"]),  # the first says where one begins
+    ],
+)
+def test_where_annotators_could_not_agree_an_entity_has_the_type_that_fits_its_words(
+    told: list[str], wanted: list[str], tmp_path: Path
+) -> None:
+    types = ["city", "name"]
+    task = of_words(tmp_path, [["New", "York", "Times"]], [told], alternatives="/", labels=types)
+    (tmp_path / "agreed").mkdir()
+    agreed = of_words(tmp_path / "agreed", [["New", "York", "Times"]], [wanted], labels=types)
 
-    data = load(task, tmp_path)
-
-    assert data.train.labels[0].tags == (3, 0, 1)
+    assert load(task, tmp_path).train.labels == load(agreed, tmp_path).train.labels
 
 
 def test_coded_tags_have_the_names_that_the_data_gives_them(tmp_path: Path) -> None:
