@@ -16,10 +16,13 @@ def bf16_on(device: str) -> bool:
     return bool({"avx512_bf16", "amx_bf16"} & cpu_features())
 
 
+def precision_used(asked: Precision, device: str) -> str:
+    """bf16 or fp32: what `autocast` computes in."""
+    return asked if asked != "auto" else "bf16" if bf16_on(device) else "fp32"
+
+
 def autocast(device: str, precision: Precision = "auto") -> Any:
     """bf16 autocast where it is asked for, or (auto) where the hardware has it; otherwise nothing."""
     import torch
 
-    return torch.autocast(
-        device, torch.bfloat16, enabled=precision == "bf16" or (precision == "auto" and bf16_on(device))
-    )
+    return torch.autocast(device, torch.bfloat16, enabled=precision_used(precision, device) == "bf16")

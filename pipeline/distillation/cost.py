@@ -17,6 +17,7 @@ from pipeline.distillation import session
 from pipeline.distillation.relation_kl import implementation
 from pipeline.distillation.train import How, distill
 from pipeline.encoders.students import parameters_of
+from pipeline.precision import precision_used
 
 if TYPE_CHECKING:
     from pipeline.graph import Tools
@@ -82,7 +83,7 @@ def measure_cost(
         checkpoint_mb=trained * 12 / 1e6,  # weights and two moments, fp32
         device=session.device_name(),
         threads=torch.get_num_threads(),
-        precision=session.precision_used(shared.precision),
+        precision=precision_used(shared.precision, session.device_type()),
         relation_kl=implementation(session.device_type()),
         memory_gb=_peak_bytes() / 1e9,
         gpu_memory_gb=_gpu_peak_gb(),

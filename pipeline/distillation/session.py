@@ -14,7 +14,7 @@ from pipeline.encoders.masked_lm import load_masked_lm
 from pipeline.encoders.students import build_student, parameters_of, save_encoder
 from pipeline.encoders.teachers import load_encoder, load_tokenizer
 from pipeline.encoders.vocabulary import CorpusVocabulary, count_tokens, prune_embeddings, prune_tokenizer
-from pipeline.precision import bf16_on
+from pipeline.precision import precision_used
 from pipeline.training import Row
 
 if TYPE_CHECKING:
@@ -25,9 +25,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Ready:
-    """Teacher and tokenizer (both with the vocabulary that the students will have), and the students in their initial
-    state."""
+    """Teacher (from `folder`) and tokenizer, both with the vocabulary that the students will have, and the students in
+    their initial state."""
 
+    folder: Path
     teacher: Teacher
     tokenizer: Any
     students: Mapping[str, Any]
@@ -55,7 +56,7 @@ def make_ready(configs: "Mapping[str, DistillConfig]", folder: Path, source: Any
     students = {
         name: build_student(teacher.encoder, config.student, seed=config.seed) for name, config in configs.items()
     }
-    return Ready(teacher, tokenizer, students, parameters, (words, len(tokenizer)))
+    return Ready(folder, teacher, tokenizer, students, parameters, (words, len(tokenizer)))
 
 
 def feed_of(config: "DistillConfig", ready: Ready, source: Any, tools: "Tools") -> "Feed":
@@ -112,7 +113,7 @@ def leave(name: str, config: "DistillConfig", ready: Ready, rows: list[Row], out
         "tokens": rows[-1]["tokens"] if rows else 0,
         "steps": rows[-1]["step"] if rows else 0,
         "final_loss": rows[-1]["loss"] if rows else None,
-        "precision": precision_used(config.precision),
+        "precision": precision_used(config.precision, device_type()),
         "relation_kl": implementation(device_type()),
     }
     if rows:
@@ -121,13 +122,8 @@ def leave(name: str, config: "DistillConfig", ready: Ready, rows: list[Row], out
         title = "distillation" if name == "student" else f"distillation of {name}"
         save_curve(rows, out, title=title)
         write_report(rows, out, title=title, facts=facts)
-    save_encoder(student, ready.tokenizer, out)
+    save_encoder(student, ready.tokenizer, out, like=ready.folder)
     return facts
-
-
-def precision_used(asked: str) -> str:
-    """bf16 or fp32."""
-    return asked if asked != "auto" else "bf16" if bf16_on(device_type()) else "fp32"
 
 
 def device_type() -> str:

@@ -83,6 +83,15 @@ def write_pooled(folder: Path, pooled: Pooled, *, width: int) -> None:
         (folder / "2_Normalize" / "config.json").write_text("{}\n", encoding="utf-8")
 
 
+def carry_pooling(source: Path, target: Path, *, width: int) -> None:
+    """Give an encoder of this width, made from the one in `source`, its `1_Pooling`; nothing where it has none."""
+    path = target / POOLING_FILE
+    if (source / POOLING_FILE).is_file():
+        path.parent.mkdir(exist_ok=True)
+        settings = _settings(source / POOLING_FILE) | {"word_embedding_dimension": width}
+        path.write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
+
+
 def read_pooling(folder: Path) -> Pooling | None:
     """What a folder's `1_Pooling` says, in the older form (a switch for each mode) or the newer (a name, or several);
     None where it has none.
@@ -94,11 +103,8 @@ def read_pooling(folder: Path) -> Pooling | None:
     path = folder / POOLING_FILE
     if not path.is_file():
         return None
-    try:
-        settings = json.loads(path.read_text(encoding="utf-8"))
-        switched_on = [name for name, value in settings.items() if name.startswith("pooling_mode_") and value]
-    except (ValueError, AttributeError) as error:
-        raise BadArtifact(f"{path} does not say how to pool: {error}") from error
+    settings = _settings(path)
+    switched_on = [name for name, value in settings.items() if name.startswith("pooling_mode_") and value]
     named = settings.get("pooling_mode", switched_on)
     asked = [named] if isinstance(named, str) else named
     if len(asked) != 1 or asked[0] not in MODES:
@@ -107,3 +113,13 @@ def read_pooling(folder: Path) -> Pooling | None:
             "task.pooling to mean or cls"
         )
     return MODES[asked[0]]
+
+
+def _settings(path: Path) -> dict[str, Any]:
+    try:
+        settings = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise BadArtifact(f"{path} does not say how to pool: {error}") from error
+    if not isinstance(settings, dict):
+        raise BadArtifact(f"{path} does not say how to pool: it holds {type(settings).__name__}, not an object")
+    return settings

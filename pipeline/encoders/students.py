@@ -78,11 +78,15 @@ def build_student(teacher: Any, config: StudentConfig, *, seed: int) -> Any:
     return student
 
 
-def save_encoder(model: Any, tokenizer: Any, folder: Path) -> None:
-    """Config, safetensors weights and tokenizer, in the hub's format."""
+def save_encoder(model: Any, tokenizer: Any, folder: Path, *, like: Path | None = None) -> None:
+    """Config, safetensors weights and tokenizer, in the hub's format; pooled as the folder `like`, if that says how."""
+    from pipeline.encoders.sentences import carry_pooling
+
     quiet_transformers()
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
+    if like is not None:
+        carry_pooling(like, folder, width=model.config.hidden_size)
 
 
 def parameters_of(model: Any) -> int:

@@ -79,5 +79,5 @@ def run(config: PretrainConfig, inputs: "Inputs", out: Path, tools: "Tools") -> 
     }
     save_curve(rows, out, title="pretraining")
     write_report(rows, out, title="pretraining", facts=facts)
-    save_encoder(model.to("cpu"), tokenizer, out)
+    save_encoder(model.to("cpu"), tokenizer, out, like=folder)
     return facts

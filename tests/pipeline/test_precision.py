@@ -20,3 +20,4 @@ def test_products_are_bf16_where_it_is_asked_for_or_left_open_and_the_hardware_h
     with precision.autocast("cpu", asked):
         product = torch.ones(2, 2) @ torch.ones(2, 2)
     assert product.dtype == wanted
+    assert precision.precision_used(asked, "cpu") == {torch.bfloat16: "bf16", torch.float32: "fp32"}[wanted]

@@ -10,8 +10,9 @@ import torch
 from models import encoder_folder, sentences, task_of, tiny_encoder, tiny_tokenizer
 
 from pipeline.data.batches import tokenize
-from pipeline.encoders.heads import load_tuned
-from pipeline.encoders.sentences import POOLING_FILE, Pooled, SentenceEncoder, read_pooling
+from pipeline.encoders.heads import load_for_task, load_tuned
+from pipeline.encoders.sentences import POOLING_FILE, Pooled, SentenceEncoder, carry_pooling, read_pooling
+from pipeline.encoders.students import save_encoder
 from pipeline.encoders.teachers import load_encoder
 from pipeline.errors import BadArtifact, BadRequest
 from pipeline.predicting import predict
@@ -116,6 +117,22 @@ def test_the_folder_says_how_it_pools_as_sentence_transformers_writes_it(tmp_pat
     }
 
 
+def test_an_encoder_made_from_another_is_pooled_as_that(tmp_path: Path) -> None:
+    saved(tmp_path / "teacher", Pooled("cls", normalize=True))
+    for name in ("student", "again"):
+        save_encoder(tiny_encoder("bert", layers=1), tiny_tokenizer("bert"), tmp_path / name, like=tmp_path / "teacher")
+    assert read_pooling(tmp_path / "student") == "cls"
+    assert load_for_task(tmp_path / "student", task_of("embedding"), (), seed=0).pooled == Pooled("cls", normalize=True)
+    carry_pooling(tmp_path / "teacher", tmp_path / "again", width=24)
+    assert json.loads((tmp_path / "again" / POOLING_FILE).read_text())["word_embedding_dimension"] == 24
+
+
+def test_an_encoder_made_from_one_without_a_pooling_has_none(tmp_path: Path) -> None:
+    teacher = encoder_folder(tmp_path / "teacher", layers=1)
+    save_encoder(tiny_encoder("bert", layers=1), tiny_tokenizer("bert"), tmp_path / "student", like=teacher)
+    assert not (tmp_path / "student" / POOLING_FILE).exists()
+
+
 def test_a_folder_without_a_pooling_says_nothing(tmp_path: Path) -> None:
     assert read_pooling(encoder_folder(tmp_path, layers=1)) is None
     assert load_encoder(tmp_path).config.num_hidden_layers == 1
@@ -166,7 +183,7 @@ def test_another_pooling_is_refused_with_the_way_out(settings: dict[str, Any], a
     ("content", "why"),
     [
         ("{", "Expecting property name enclosed in double quotes: line 1 column 2 (char 1)"),
-        ("[1]", "'list' object has no attribute 'items'"),
+        ("[1]", "it holds list, not an object"),
     ],
 )
 def test_a_pooling_that_cannot_be_read_is_a_bad_artifact(content: str, why: str, tmp_path: Path) -> None:
