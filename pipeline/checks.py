@@ -16,7 +16,7 @@ from pipeline.passes import PassConfig
 from pipeline.stages import distill
 from pipeline.stages.benchmark import LONG
 from pipeline.stages.pretrain import PretrainConfig
-from pipeline.task_distillation import check_kind
+from pipeline.task_distillation import TaskDistillation, check_kind
 from pipeline.tasking.fitted import read_fitted
 from serving.cpu import affinity_cores
 
@@ -106,6 +106,9 @@ def _check_positions(teacher: TeacherConfig, asked: Mapping[str, int], *, cache:
 def _check_benchmark(config: RunConfig) -> None:
     if not config.task.data.has("test"):
         raise BadRequest("the task's data names no test split, and the benchmark reports on it: add one")
+    outside = config.task.refusal.data if config.task.kind == "classification" and config.task.refusal else None
+    if outside is not None and not outside.has("test"):
+        raise BadRequest("task.refusal.data names no test split, and only that is read of it: add one")
     samples = config.benchmark.samples * config.benchmark.processes
     if samples < P95_NEEDS:
         raise BadRequest(
@@ -121,7 +124,7 @@ def _check_benchmark(config: RunConfig) -> None:
 
 def _check_lessons(config: RunConfig, *, cache: Path) -> None:
     """A task that is learned from a teacher alone names one, or no epochs; a folder that is named holds one of this
-    task. What is not here yet is not fetched for it."""
+    task."""
     named, epochs = config.finetune.distill_from, config.finetune.epochs
     if named is None and epochs and not config.task.learns_labels:
         raise BadRequest(
@@ -131,9 +134,35 @@ def _check_lessons(config: RunConfig, *, cache: Path) -> None:
     if not epochs and (config.task.learns_labels or named is not None):
         what = "a head learns nothing in them" if config.task.learns_labels else f"{named!r} has nobody to teach"
         raise BadRequest(f"finetune.epochs is 0, and {what}; set it to 1 or more")
-    if named not in (None, "teacher") and (teacher := TeacherConfig(source=str(named))).is_local():
-        check_kind(read_fitted(teacher.folder(cache)), config.task.kind)
-        _check_positions(teacher, {"finetune.max_length": config.finetune.max_length}, cache=cache)
+    if named is not None:
+        _check_distillation(config)
+    if named not in (None, "teacher"):
+        _check_tuned(str(named), config, cache=cache)
+
+
+def _check_tuned(folder: str, config: RunConfig, *, cache: Path) -> None:
+    if not Path(folder).is_dir():
+        raise BadRequest(
+            f"finetune.distill_from: {folder!r} is neither 'teacher', which is this run's own, nor a folder here"
+        )
+    teacher = TeacherConfig(source=folder)
+    check_kind(read_fitted(teacher.folder(cache)), config.task.kind)
+    _check_positions(teacher, {"finetune.max_length": config.finetune.max_length}, cache=cache)
+
+
+def _check_distillation(config: RunConfig) -> None:
+    """What is set has an effect, and can be learned."""
+    asked, task = config.finetune.distillation, config.task
+    for name, used in (("weight", task.learns_labels), ("temperature", not task.numeric)):
+        if not used and getattr(asked, name) != TaskDistillation.model_fields[name].default:
+            why = "there are no labels to weigh against" if name == "weight" else "its answers are no probabilities"
+            raise BadRequest(f"finetune.distillation.{name} does nothing for {task.kind}: {why}; leave it out")
+    pruned = [name for name, each in config.distill.each().items() if each.vocabulary.kind != "teacher"]
+    if asked.hidden and pruned and config.finetune.distill_from == "teacher":
+        raise BadRequest(
+            f"finetune.distillation.hidden: {pruned[0]} has a vocabulary of its own (distill.vocabulary) and reads "
+            "other tokens than its teacher, so their states do not stand side by side; set it to 0"
+        )
 
 
 def _check_gate(config: RunConfig) -> None:

@@ -42,7 +42,7 @@ class Inputs:
 @dataclass(frozen=True)
 class Tools:
     """What the runner lends a stage: its key, the workspace, a cache that may vanish, a folder for checkpoints, a
-    reporter, what identifies its code, and the team of processes that train together."""
+    reporter, what identifies its code and libraries, and the team of processes that train together."""
 
     key: str
     workspace: Path

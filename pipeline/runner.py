@@ -125,7 +125,7 @@ def _before_work(
     A whole run also reads the task's tuning splits once, which the cache keeps: a missing column shows before an hour
     of distillation and not after it.
     """
-    from pipeline.stages import export, register
+    from pipeline.stages import export, finetune, register
 
     whole = any(step.stage == "register" for step in steps)
 
@@ -134,8 +134,10 @@ def _before_work(
         if whole:
             register.check(config.register)
         if whole and len(steps) == len(expand(config)):
-            progress = partial(track_items, reporter)
-            export.check(config.export, config.task.load(workspace.cache, progress, TUNING))
+            config.task.identity(workspace.cache)  # what is to be reported on is there
+            data = config.task.load(workspace.cache, partial(track_items, reporter), TUNING)
+            finetune.check(config.finetune, data, kind=config.task.kind)
+            export.check(config.export, data)
 
     return before
 

@@ -15,6 +15,7 @@ import msgspec
 
 from pipeline.artifact import EVIDENCE, Artifact, Manifest, sealed_files, tree_digest, verify
 from pipeline.build import git_state
+from pipeline.data.digests import json_digest
 from pipeline.errors import BadArtifact
 from pipeline.graph import STAGES, Inputs, Source, Step, Tools
 from pipeline.keys import canonical, code_identity, step_key, versions
@@ -148,7 +149,7 @@ class Walk:
             checkpoints=checkpoints,
             reporter=self.reporter,
             label=step.label,
-            code=code_identity(step.modules),
+            code=json_digest([code_identity(step.modules), versions()]),
             team=self._team_of(step),
         )
 

@@ -1,9 +1,10 @@
 """Raw label values as classes or numbers, and as text for messages."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from collections.abc import Set as AbstractSet
 
+from pipeline.data.docstring_sets import Split
 from pipeline.data.examples import Rows
 from pipeline.errors import BadArtifact
 
@@ -35,6 +36,22 @@ def label_index(names: Sequence[str], *, coded: bool) -> dict[int | str, int]:
 
 def _is_int(name: str) -> bool:
     return name.removeprefix("-").isdecimal()
+
+
+def refuse_unseen(
+    classes: Mapping[Split, AbstractSet[int]], *, names: Sequence[str], max_train: int | None, dev_is_cut: bool
+) -> None:
+    """BadArtifact where a split has a class, by its place among the names, that train has not."""
+    train = f"train (cut to max_train, {max_train})" if max_train is not None else "train"
+    for split, found in classes.items():
+        if unseen := sorted(found - classes["train"]):
+            remedy = f"add such rows to train, or take them out of {split}"
+            if split == "dev" and dev_is_cut and max_train is None:
+                remedy = "dev was cut from train and took them all; add such rows, or name a dev split in task.data"
+            raise BadArtifact(
+                f"label '{names[unseen[0]]}' occurs in {split} and never in {train}, so nothing can learn it "
+                f"({len(unseen)} such): {remedy}"
+            )
 
 
 def number(value: object, *, place: str) -> float:

@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from pipeline.tasks import AnyTask
 
 LONG, SHORT = 64, 16
-NUMBERS = ("spearman", "pearson")  # metrics of answers that are numbers: no two are the same
 
 
 class BenchmarkConfig(Record):
@@ -57,7 +56,9 @@ def run(config: BenchmarkConfig, inputs: "Inputs", out: Path, tools: "Tools") ->
         "figures": figures,
         "metric": metric,
         "also": msgspec.to_builtins(also),
-        "against_teacher": _against_teacher({name: found[metric] for name, found in judged.items()}),
+        "against_teacher": _against_teacher(
+            {name: each[metric] for name, each in judged.items()}, numeric=task.numeric
+        ),
         "lengths": list(load.lengths),
         "samples": load.n * load.processes,
         "threads": receipt.how.threads,
@@ -132,9 +133,9 @@ def _score(judged: "Judged") -> "Score":
     return quality.score(judged.metric, judged.answers, judged.labels)
 
 
-def _against_teacher(judged: "Mapping[str, Judged]") -> dict[str, Any]:
-    """Each variant's metric less that of the teacher's ONNX fp32, paired; where answers can be the same, also how often
-    they are."""
+def _against_teacher(judged: "Mapping[str, Judged]", *, numeric: bool) -> dict[str, Any]:
+    """Each variant's metric less that of the teacher's ONNX fp32, paired; where answers are no numbers, also how often
+    they are the same."""
     from benchmarks.report import BASELINE
     from pipeline import quality
 
@@ -144,6 +145,6 @@ def _against_teacher(judged: "Mapping[str, Judged]") -> dict[str, Any]:
         mine = judged[name]
         difference = quality.paired_difference(mine.metric, mine.answers, theirs.answers, mine.labels)
         compared[name] = {"difference": msgspec.to_builtins(difference)}
-        if mine.metric not in NUMBERS:
+        if not numeric:
             compared[name]["agreement"] = msgspec.to_builtins(quality.agreement(mine.answers, theirs.answers))
     return compared

@@ -17,9 +17,6 @@ if TYPE_CHECKING:
     from serving.bundle import ServingSpec
 
 
-OUTPUTS = {"embedding": "sentence_embedding"}  # what the graph calls them; otherwise logits
-
-
 class ExportConfig(Record):
     """How many real texts the graph must agree with torch on (texts of the train and dev splits)."""
 
@@ -55,9 +52,8 @@ def run(config: ExportConfig, inputs: "Inputs", out: Path, tools: "Tools") -> di
     for name in ("config.json", "tokenizer.json", "tokenizer_config.json"):
         shutil.copyfile(source.path / name, bundle / name)
     with tools.reporter.bar("export", total=None, unit="graph"):
-        exporting.export_onnx(
-            model, bundle / "model.onnx", inputs=spec.graph_inputs, output=OUTPUTS.get(spec.task, "logits")
-        )
+        head = view.task.head(data.label_names)
+        exporting.export_onnx(model, bundle / "model.onnx", inputs=spec.graph_inputs, output=head.output)
     exporting.seal_bundle(bundle, model=model, spec=spec, items=items)
     engine = Engine(read_bundle(bundle))
     exporting.check_shapes(engine, model, vocabulary=len(tokenizer))

@@ -41,6 +41,15 @@ class FinetuneConfig(Schedule):
         return self.model_copy(update={"distill_from": None, "distillation": TaskDistillation()})
 
 
+def check(config: FinetuneConfig, data: "TaskData", *, kind: str) -> None:
+    """BadRequest where a folder that is to teach the task learned another, or other labels."""
+    from pipeline.task_distillation import check_teacher
+    from pipeline.tasking.fitted import read_fitted
+
+    if config.distill_from not in (None, TEACHER):
+        check_teacher(read_fitted(Path(str(config.distill_from))), data.label_names, kind=kind)
+
+
 def run(config: FinetuneConfig, inputs: "Inputs", out: Path, tools: "Tools") -> dict[str, Any]:
     """Train on the task's train split, keep the epoch that is best on dev, and save it with tokenizer and what was
     fitted."""
@@ -50,7 +59,7 @@ def run(config: FinetuneConfig, inputs: "Inputs", out: Path, tools: "Tools") -> 
     from pipeline.encoders.students import parameters_of, save_encoder
     from pipeline.encoders.teachers import load_tokenizer
     from pipeline.finetuning import checked_survey
-    from pipeline.precision import bf16_on
+    from pipeline.precision import precision_used
     from pipeline.predicting import seen_by
 
     folder, view = inputs.model_folder("model", tools.cache), inputs.sources["task"]
@@ -71,7 +80,7 @@ def run(config: FinetuneConfig, inputs: "Inputs", out: Path, tools: "Tools") -> 
     outcome.fitted.write(out)
     return {
         "parameters": parameters_of(model),
-        "precision": "bf16" if config.precision != "fp32" and bf16_on("cpu") else "fp32",
+        "precision": precision_used(config.precision, "cpu") if outcome.history else None,
         "metric": view.task.metrics[0],
         "train_texts": len(data.train.items),
         "dev_texts": len(data.dev.items),

@@ -14,9 +14,10 @@ from pydantic import Field, PositiveInt
 from pipeline.data.digests import json_digest
 from pipeline.data.docstring_sets import Split as SplitName
 from pipeline.data.examples import Rows, count_overlap, cut_dev, read_rows, take
+from pipeline.data.labels import refuse_unseen
 from pipeline.data.progress import Progress
 from pipeline.data.sources import DataSource
-from pipeline.errors import BadArtifact, BadRequest
+from pipeline.errors import BadRequest
 from pipeline.records import Record
 from pipeline.tasking.fitted import Fitted
 from serving.bundle import Item
@@ -76,11 +77,13 @@ class TaskData:
 
 @dataclass(frozen=True)
 class Head:
-    """What the model's head has to be, in transformers' and optimum's terms; `num_outputs` 0: no head."""
+    """What the model's head has to be, in transformers' and optimum's terms, and what the graph calls its output;
+    `num_outputs` 0: no head."""
 
     num_outputs: int
     problem_type: Literal["single_label_classification", "multi_label_classification", "regression"] | None
     optimum_task: OptimumTask = "text-classification"
+    output: str = "logits"
 
 
 @dataclass(frozen=True)
@@ -111,6 +114,8 @@ class BaseTask(Record):
     """what is reported; more is better"""
     learns_labels: ClassVar[bool] = True
     """whether there is anything to learn without a teacher"""
+    numeric: ClassVar[bool] = False
+    """whether answers are numbers: no temperature softens them, and no two variants give the same"""
 
     @property
     def metrics(self) -> tuple[str, ...]:
@@ -203,7 +208,9 @@ class BaseTask(Record):
         taken = {split: take(rows[split], limit=limits[split]) for split in ALL if split in splits}
         overlap = count_overlap(taken["test"], train=rows["train"]) if "test" in splits else None
         loaded = {split: self._split(split, part, names) for split, part in taken.items()}
-        self._refuse_unseen(loaded, names)
+        if "train" in splits:
+            classes = {split: self._classes_in(part) for split, part in loaded.items()}
+            refuse_unseen(classes, names=names, max_train=self.max_train, dev_is_cut=not self.data.has("dev"))
         return TaskData(label_names=names, splits=loaded, overlap=overlap)
 
     def _split(self, split: SplitName, rows: Rows, names: tuple[str, ...]) -> Split:  # noqa: ARG002
@@ -216,24 +223,6 @@ class BaseTask(Record):
     def _classes_in(self, split: Split) -> set[int]:  # noqa: ARG002
         """The labels that occur in a split, by their place."""
         return set()
-
-    def _refuse_unseen(self, splits: Mapping[SplitName, Split], names: tuple[str, ...]) -> None:
-        if "train" not in splits:
-            return
-        known = self._classes_in(splits["train"])
-        train = f"train (cut to max_train, {self.max_train})" if self.max_train is not None else "train"
-        for split in (name for name in ("dev", "test") if name in splits):
-            if unseen := sorted(self._classes_in(splits[split]) - known):
-                cut = split == "dev" and not self.data.has("dev") and self.max_train is None
-                remedy = (
-                    "dev was cut from train and took them all; add such rows, or name a dev split in task.data"
-                    if cut
-                    else f"add such rows to train, or take them out of {split}"
-                )
-                raise BadArtifact(
-                    f"label '{names[unseen[0]]}' occurs in {split} and never in {train}, so nothing can learn it "
-                    f"({len(unseen)} such): {remedy}"
-                )
 
     def _source_fields(self) -> set[str]:
         """Fields whose identity is that of what they name."""

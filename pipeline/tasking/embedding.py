@@ -41,6 +41,7 @@ class Embedding(BaseTask):
     texts: CorpusSource | None = None
 
     learns_labels: ClassVar[bool] = False
+    numeric: ClassVar[bool] = True
     known_metrics: ClassVar[tuple[str, ...]] = ("spearman", "pearson")
 
     @property
@@ -49,7 +50,7 @@ class Embedding(BaseTask):
         return 1
 
     def head(self, label_names: Sequence[str]) -> Head:  # noqa: ARG002
-        return Head(num_outputs=0, problem_type=None, optimum_task="feature-extraction")
+        return Head(0, problem_type=None, optimum_task="feature-extraction", output="sentence_embedding")
 
     def criterion(self, data: TaskData) -> Criterion:
         """None: the teacher's vectors are all there is to learn.
@@ -97,9 +98,9 @@ class Embedding(BaseTask):
         train = Split(items, (0.0,) * len(items))
         return TaskData(data.label_names, {**data.splits, "train": train}, data.overlap)
 
-    def _split(self, split: SplitName, rows: Rows, names: tuple[str, ...]) -> Split:  # noqa: ARG002
+    def _split(self, split: SplitName, rows: Rows, names: tuple[str, ...]) -> Split:
         items: tuple[Item, ...] = tuple((text,) for pair in rows.items for text in pair)
-        return Split(items, self._targets(rows, names))
+        return Split(items, () if split == "train" else self._targets(rows, names))
 
     def _source_fields(self) -> set[str]:
         return {"texts"}

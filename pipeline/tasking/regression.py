@@ -23,6 +23,7 @@ class Regression(BaseTask):
     kind: Literal["regression"] = "regression"
     metric: Literal["spearman", "pearson"] = "spearman"
 
+    numeric: ClassVar[bool] = True
     known_metrics: ClassVar[tuple[str, ...]] = ("spearman", "pearson")
 
     def head(self, label_names: Sequence[str]) -> Head:  # noqa: ARG002

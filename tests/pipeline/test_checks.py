@@ -78,6 +78,7 @@ def test_a_refusal_without_texts_outside_reports_what_it_refuses_inside_alone(te
 
 
 VECTORS = {**WRITTEN["task"], "kind": "embedding"}
+NUMBERS = {**WRITTEN["task"], "kind": "regression"}
 
 
 def test_vectors_without_a_teacher_are_refused(teacher: Path, tmp_path: Path) -> None:
@@ -102,6 +103,48 @@ def test_only_an_untaught_embedding_may_go_without_an_epoch(teacher: Path, tmp_p
     )
 
 
+@pytest.mark.parametrize(
+    ("task", "setting", "told"),
+    [
+        (VECTORS, {"weight": 0.9}, "weight does nothing for embedding: there are no labels to weigh against"),
+        (VECTORS, {"temperature": 4}, "temperature does nothing for embedding: its answers are no probabilities"),
+        (NUMBERS, {"temperature": 4}, "temperature does nothing for regression: its answers are no probabilities"),
+    ],
+)
+def test_a_setting_of_the_lessons_that_would_do_nothing_is_refused(
+    task: dict[str, object], setting: dict[str, float], told: str, teacher: Path, tmp_path: Path
+) -> None:
+    taught = {**WRITTEN["finetune"], "distill_from": "teacher", "distillation": setting}
+    assert refusal(config(teacher, gate=["spearman >= 0.5"], task=task, finetune=taught), tmp_path) == (
+        f"finetune.distillation.{told}; leave it out"
+    )
+
+
+def test_hidden_states_over_another_vocabulary_are_refused(teacher: Path, tmp_path: Path) -> None:
+    taught = {**WRITTEN["finetune"], "distill_from": "teacher", "distillation": {"hidden": 1.0}}
+    pruned = {**WRITTEN["distill"], "vocabulary": {"kind": "corpus"}}
+    check(config(teacher, finetune=taught), cache=tmp_path)
+    assert refusal(config(teacher, finetune=taught, distill=pruned), tmp_path) == (
+        "finetune.distillation.hidden: student has a vocabulary of its own (distill.vocabulary) and reads other tokens "
+        "than its teacher, so their states do not stand side by side; set it to 0"
+    )
+
+
+@pytest.mark.parametrize("named", ["Teacher", "somebody/some-model", "runs/none"])
+def test_a_teacher_of_the_task_that_is_not_here_is_refused(named: str, teacher: Path, tmp_path: Path) -> None:
+    taught = {**WRITTEN["finetune"], "distill_from": named}
+    assert refusal(config(teacher, finetune=taught), tmp_path) == (
+        f"finetune.distill_from: {named!r} is neither 'teacher', which is this run's own, nor a folder here"
+    )
+
+
+def test_texts_outside_that_nobody_would_report_on_are_refused(teacher: Path, tmp_path: Path) -> None:
+    task = {**WRITTEN["task"], "refusal": {"data": {"kind": "files", "train": "out.csv"}}}
+    assert refusal(config(teacher, task=task), tmp_path) == (
+        "task.refusal.data names no test split, and only that is read of it: add one"
+    )
+
+
 def taught_by(folder: object) -> dict[str, object]:
     return {**WRITTEN["finetune"], "distill_from": str(folder)}
 
@@ -117,13 +160,6 @@ def test_a_folder_that_is_to_teach_the_task_must_have_learned_it(teacher: Path, 
     )
     with pytest.raises(BadArtifact, match="does not say what the model was fine-tuned for"):
         check(config(teacher, finetune=taught_by(teacher)), cache=tmp_path)
-    assert refusal(config(teacher, finetune=taught_by(tmp_path / "none")), tmp_path).startswith(
-        f"teacher '{tmp_path / 'none'}': there is no config.json in "
-    )
-
-
-def test_one_that_is_not_here_yet_is_not_fetched_for_a_check(teacher: Path, tmp_path: Path) -> None:
-    check(config(teacher, finetune=taught_by("somebody/some-model")), cache=tmp_path)
 
 
 STUDENTS = {"small": {"tokens": 1000}, "tiny": {"tokens": 2000}}

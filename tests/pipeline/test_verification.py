@@ -5,20 +5,13 @@ from pathlib import Path
 import pytest
 import yaml
 from fakes import manifest_of, tiny_bundle
+from written import WRITTEN
 
 from pipeline.artifact import Artifact, sealed_files
 from pipeline.config import RunConfig
 from pipeline.errors import BadArtifact, BadRequest
 from pipeline.verification import verify_target
 from pipeline.workspace import Workspace
-
-WRITTEN = {
-    "name": "a-run",
-    "teacher": "teachers/bert",
-    "text": {"kind": "files", "files": "text.txt"},
-    "task": {"kind": "classification", "data": {"kind": "files", "train": "train.csv", "test": "test.csv"}},
-    "register": {"name": "model", "gate": ["accuracy >= 0.95 * teacher"]},
-}
 
 
 @pytest.fixture

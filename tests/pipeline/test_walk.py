@@ -104,6 +104,18 @@ def test_the_steps_of_a_group_are_made_in_one_call_and_each_is_sealed_under_its_
         assert artifact.manifest.facts == {"together": 3}
 
 
+def test_a_stage_is_told_what_identifies_its_code_and_libraries(
+    place: Workspace, stage: FakeStage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What it keeps for other runs is kept under that."""
+    obtain(place, "a")
+    obtain(place, "b")
+    monkeypatch.setattr(walk, "versions", lambda: {"torch": "another"})
+    obtain(place, "c")
+    one, same, other = (tools.code for call in stage.calls for tools in call)
+    assert one == same != other
+
+
 def test_the_finished_of_a_group_are_taken_and_the_others_are_made_together(place: Workspace, stage: FakeStage) -> None:
     _, before = obtain(place, "b")
     executed, done = obtain(place, "abc")

@@ -207,3 +207,4 @@ def test_the_data_is_shown_once_with_the_teacher(label: str, tables: int, chain:
 
     assert len(shown.tables) == tables
     assert facts["data"]["splits"]["dev"]["texts"] == 16
+    assert facts["precision"] is None, "nothing was trained"
