@@ -16,6 +16,7 @@ _CHUNK = re.compile(r"\S+")
 _QUOTES = "\"'‘’‚‛“”„‟«»‹›"  # noqa: RUF001 the typographic ones are meant
 _OPENING = "([{<" + _QUOTES
 _CLOSING = ".,;:!?)]}>…" + _QUOTES
+_INITIALS = re.compile(r"(?:[^\W\d_]\.){2,}")
 _POSSESSIVES = ("'s", "’s")  # noqa: RUF001 both apostrophes
 
 
@@ -89,9 +90,9 @@ def _peeled(chunk: str) -> list[str]:
 
 
 def _body_and_tail(chunk: str) -> tuple[str, str]:
-    """Without the closing punctuation at its end, and that; one full stop stays where another is inside: U.S."""
+    """Without the closing punctuation at its end, and that; the full stop of letters with one each stays: U.S."""
     body = chunk.rstrip(_CLOSING)
-    if "." in body.lstrip(_OPENING + ".") and chunk.startswith(".", len(body)):
+    if chunk.startswith(".", len(body)) and _INITIALS.fullmatch(f"{body.lstrip(_OPENING)}."):
         body += "."
     return body, chunk[len(body) :]
 

@@ -35,7 +35,8 @@ def cut(text: str) -> list[str]:
         ("Wait...", ["Wait", ".", ".", "."]),
         ("the end.", ["the", "end", "."]),
         ("the U.S.", ["the", "U.S."]),
-        ("(the U.S.), 3.5.", ["(", "the", "U.S.", ")", ",", "3.5."]),
+        ("(the U.S.), 3.5.", ["(", "the", "U.S.", ")", ",", "3.5", "."]),
+        ("See www.x.org. (i.e. 10.4.)", ["See", "www.x.org", ".", "(", "i.e.", "10.4", ".", ")"]),
         ("...and.", ["...and", "."]),
         ("Ann's cat, Bo’s, James'", ["Ann", "'s", "cat", ",", "Bo", "’s", ",", "James", "'"]),  # noqa: RUF001
         ("'it's' \"Ann\"'s 's ANN'S", ["'", "it", "'s", "'", '"', "Ann", '"', "'s", "'s", "ANN", "'S"]),
