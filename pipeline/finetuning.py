@@ -112,7 +112,7 @@ def checked_survey(task: AnyTask, data: TaskData, train: Seen, dev: Seen, tokeni
         lengths={name: np.asarray(each.tokens.lengths) for name, each in seen.items()},
         counts={name: task.label_counts(each.split, data.label_names) for name, each in seen.items()},
         unknown=empty,
-        max_length=int(tokenizer.model_max_length),
+        cut={name: each.cut(tokenizer) for name, each in seen.items()},
     )
 
 
@@ -170,7 +170,9 @@ class _Loss:
         learns_hidden = self.lessons is not None and self.lessons.teacher is not None
         with autocast("cpu", self.precision):
             output = self.model(**inputs, **({"output_hidden_states": True} if learns_hidden else {}))
-        whole, targets = self._targets(piece.step), torch.from_numpy(self._targets(piece.rows))
+        mine = self._targets(piece.rows)
+        whole = mine if len(piece.rows) == len(piece.step) else self._targets(piece.step)
+        targets = torch.from_numpy(mine)
         terms = {}
         share = 0.0 if self.lessons is None else self.lessons.settings.weight
         if self.criterion is not None and share < 1:

@@ -28,6 +28,12 @@ class Seen(NamedTuple):
     tokens: Tokens
     places: Places | None
 
+    def cut(self, tokenizer: Any) -> int:
+        """How many items lost tokens to the limit: of those that reach it, the ones that have a token more."""
+        most = int(self.tokens.lengths.max(initial=0))
+        full = [self.split.items[row] for row in np.flatnonzero(self.tokens.lengths == most)]
+        return int((tokenize(full, tokenizer=tokenizer, max_length=most + 1).lengths > most).sum())
+
 
 def seen_by(task: AnyTask, split: Split, tokenizer: Any, *, max_length: int) -> Seen:
     """The split tokenized; BadArtifact where an entity has no token."""

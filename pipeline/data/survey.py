@@ -23,10 +23,10 @@ def survey(
     lengths: "Mapping[str, npt.NDArray[Any]]",
     counts: Mapping[str, Mapping[str, int]],
     unknown: Mapping[str, Sequence[int]],
-    max_length: int,
+    cut: Mapping[str, int],
 ) -> dict[str, Any]:
-    """Plain facts: `lengths` are tokens per item after cutting at `max_length`, `counts` how often each label occurs in
-    a split, `unknown` the items of which the tokenizer knows nothing."""
+    """Plain facts: `lengths` are tokens per item as the model reads them, `counts` how often each label occurs in a
+    split, `unknown` the items of which the tokenizer knows nothing, `cut` how many items were longer than the limit."""
     names = list(splits)
     keys = {name: Counter(map(item_key, items)) for name, items in splits.items()}
     facts: dict[str, Any] = {
@@ -35,7 +35,7 @@ def survey(
             "labels": dict(counts.get(name, {})),
             "repeated": sum(count - 1 for count in keys[name].values()),
             "lengths": _histogram(lengths[name]),
-            "cut_share": float((lengths[name] >= max_length).mean()),
+            "cut_share": cut[name] / max(1, len(items)),
             "unknown_only": len(unknown[name]),
         }
         for name, items in splits.items()
@@ -112,6 +112,6 @@ _ROWS: dict[str, Callable[[Mapping[str, Any]], str]] = {
     "labels": _balance,
     "repeated": lambda each: f"{each['repeated']:,}",
     "tokens": lambda each: ", ".join(f"{span}: {count:,}" for span, count in each["lengths"].items()),
-    "at the length limit": lambda each: f"{each['cut_share']:.1%}",
+    "cut at the limit": lambda each: f"{each['cut_share']:.1%}",
     "unknown tokens only": lambda each: f"{each['unknown_only']:,}",
 }

@@ -19,7 +19,7 @@ def facts_of(**changes: Any) -> dict[str, Any]:
         "lengths": {"train": np.array([3, 8, 9, 16]), "dev": np.array([15, 16, 16])},
         "counts": {"train": {"good": 3, "bad": 1}, "dev": {"good": 1, "bad": 2}},
         "unknown": {"train": [], "dev": [1]},
-        "max_length": 16,
+        "cut": {"train": 1, "dev": 2},
     }
     return survey({"train": TRAIN, "dev": DEV}, **told | changes)
 
@@ -59,7 +59,7 @@ def test_a_survey_tells_balance_repeats_lengths_and_what_is_cut_or_unknown() -> 
 
 def test_every_length_up_to_the_longest_that_fine_tuning_reads_is_counted() -> None:
     lengths = np.array([1, 8, 9, 64, 65, 257, 512])
-    found = facts_of(lengths={"train": lengths, "dev": lengths}, max_length=512)
+    found = facts_of(lengths={"train": lengths, "dev": lengths})
     assert found["splits"]["dev"]["lengths"] == {"1-8": 2, "9-16": 1, "33-64": 1, "65-128": 1, "257-512": 2}
 
 
@@ -71,8 +71,9 @@ def test_a_task_without_labels_has_no_balance() -> None:
 
 def test_pairs_are_repeated_only_where_both_texts_are() -> None:
     pairs = [("a", "b"), ("A", "b"), ("a", "c"), ("b", "a")]
-    told = {"lengths": dict.fromkeys(("train", "dev"), np.ones(4)), "counts": {}, "max_length": 9}
-    found = survey({"train": pairs, "dev": pairs[2:3]}, unknown={"train": [], "dev": []}, **told)
+    told = {"lengths": dict.fromkeys(("train", "dev"), np.ones(4)), "counts": {}}
+    none: dict[str, Any] = {"unknown": {"train": [], "dev": []}, "cut": {"train": 0, "dev": 0}}
+    found = survey({"train": pairs, "dev": pairs[2:3]}, **none, **told)
     assert found["splits"]["train"]["repeated"] == 1
     assert found["in_both"] == 1
 
@@ -120,7 +121,7 @@ def test_a_survey_is_shown_as_a_table() -> None:
         "labels": ["2: 1 (bad) to 1,200 (good)", "2: 2 (bad) to 3 (good)"],
         "repeated": ["2", "1"],
         "tokens": ["1-8: 2, 9-16: 2", "9-16: 3"],
-        "at the length limit": ["25.0%", "66.7%"],
+        "cut at the limit": ["25.0%", "66.7%"],
         "unknown tokens only": ["0", "1"],
         "also in train": ["-", "2"],
     }
