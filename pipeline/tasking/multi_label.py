@@ -13,6 +13,8 @@ from pipeline.tasking.classification import EACH_ONCE, EDGE, ClassWeights, Smoot
 from pipeline.tasking.criteria import Criterion, bernoulli_kl
 from pipeline.tasking.fitted import Fitted
 
+TINY = 1e-30  # where all is improbable a threshold still lies between what occurs
+
 if TYPE_CHECKING:
     import numpy.typing as npt
     import torch
@@ -21,7 +23,7 @@ if TYPE_CHECKING:
 
 
 class MultiLabel(BaseTask):
-    """`label` is a column of lists (or of text, cut at `separator`); an empty one is an item that no label fits.
+    """`label` is a column of lists, or of cells cut at `separator`; an empty one is an item that no label fits.
 
     A label is given where its probability reaches its threshold, which dev chooses: one for all labels (`shared`: the
     best micro-F1) or each its own (`per-label`: the best F1; 0.5 where dev has no such item).
@@ -109,14 +111,21 @@ class MultiLabel(BaseTask):
         found = []
         for number, value in enumerate(rows.labels, start=1):
             place = f"{rows.where}, row {number}"
-            if isinstance(value, str) and self.separator is not None:
-                value = [part.strip() for part in value.split(self.separator) if part.strip()]
+            if self.separator is not None and (value is None or isinstance(value, str | int | float)):
+                value = self._parts(value, coded=self.labels is not None or bool(rows.class_names))
             if not isinstance(value, list | tuple):
                 raise BadArtifact(
                     f"{place}: the labels are {value!r}: expected a list, or text with task.separator set"
                 )
             found.append([class_value(each, place=place) for each in value])
         return found
+
+    def _parts(self, cell: object, *, coded: bool) -> list[int | str]:
+        """The labels of one cell of a table, where one code alone is read as a number, and none as nothing."""
+        code = int(cell) if isinstance(cell, float) and cell.is_integer() else cell
+        text = "" if code is None else str(code)
+        parts = (part.strip() for part in text.split(self.separator))
+        return [int(part) if coded and part.isdecimal() else part for part in parts if part]
 
     def _label_names(self, train: Rows) -> tuple[str, ...]:
         if self.labels is not None:
@@ -148,4 +157,4 @@ def best_threshold(chances: "npt.NDArray[Any]", truths: "npt.NDArray[Any]") -> f
     last_of_equals = np.append(ranked[1:] != ranked[:-1], True)  # a threshold takes equals together
     best = int(np.where(last_of_equals, f1, -1.0).argmax())
     below = ranked[best + 1] if best + 1 < len(ranked) else 0.0
-    return float(np.clip((ranked[best] + below) / 2, EDGE, 1 - EDGE))
+    return float(np.clip((ranked[best] + below) / 2, TINY, 1 - EDGE))

@@ -102,11 +102,35 @@ def test_text_without_a_separator_is_a_bad_artifact(tmp_path: Path) -> None:
     )
 
 
-def test_a_row_without_a_list_is_a_bad_artifact_even_with_a_separator(tmp_path: Path) -> None:
-    assert message_of(tmp_path, task_of(tmp_path, ["a|b", None], separator="|")) == (
-        f"train data ({tmp_path}/train.jsonl), row 2: the labels are None: expected a list, or text with "
+def test_a_row_with_neither_a_list_nor_a_cell_is_a_bad_artifact_even_with_a_separator(tmp_path: Path) -> None:
+    assert message_of(tmp_path, task_of(tmp_path, [{"a": 1}, {"a": 1}], separator="|")) == (
+        f"train data ({tmp_path}/train.jsonl), row 1: the labels are {{'a': 1}}: expected a list, or text with "
         "task.separator set"
     )
+
+
+@pytest.mark.parametrize(("cells", "last"), [("0|1\n2\n\n", (0, 0, 0)), ("0|1\n2\n2\n", (0, 0, 1))])
+def test_codes_in_the_cells_of_a_table_count_as_they_do_in_lists(
+    cells: str, last: tuple[int, ...], tmp_path: Path
+) -> None:
+    path = tmp_path / "train.csv"
+    rows = [f"text {n},{cell}" for n, cell in enumerate(cells.split("\n")[:3])]
+    path.write_text("\n".join(["text,label", *rows]) + "\n")
+    task = task_over("multi-label", {"train": str(path), "dev": str(path)}, separator="|", labels=["x", "y", "z"])
+
+    assert load(task, tmp_path).train.labels == ((1, 1, 0), (0, 0, 1), last)
+
+
+@pytest.mark.parametrize("labels", [None, ["x", "y"]])
+def test_a_table_s_column_of_single_codes_is_cut_at_the_separator_too(labels: list[str] | None, tmp_path: Path) -> None:
+    """Read as numbers, and as floats where a cell is empty."""
+    for name, cells in (("full", ["0", "1", "1"]), ("gap", ["0", "", "1"])):
+        path = tmp_path / f"{name}.csv"
+        path.write_text("\n".join(["text,label", *(f"text {n},{cell}" for n, cell in enumerate(cells))]) + "\n")
+        task = task_over("multi-label", {"train": str(path), "dev": str(path)}, separator="|", labels=labels)
+        data = load(task, tmp_path / name)
+        assert data.label_names == tuple(labels or ("0", "1"))
+        assert data.train.labels == ((1, 0), (0, 1) if cells[1] else (0, 0), (0, 1))
 
 
 def test_a_label_in_a_list_that_is_none_is_a_bad_artifact(tmp_path: Path) -> None:
@@ -179,6 +203,11 @@ def test_a_threshold_lies_between_nothing_and_all() -> None:
     for chance in (0.0, 1.0):
         chances = np.full(3, chance, np.float32)
         assert 0 < best_threshold(chances, np.array([True, False, True])) < 1
+
+
+def test_a_threshold_parts_probabilities_however_small() -> None:
+    chances, truths = np.array([5e-7, 1e-7, 2e-8], np.float32), np.array([True, True, False])
+    assert 2e-8 < best_threshold(chances, truths) < 1e-7
 
 
 def test_the_threshold_of_a_label_that_dev_does_not_have_is_a_half() -> None:
