@@ -170,6 +170,8 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results/finetune.json"))
     asked, notes = parser.parse_args(), Notes()
     config, place = load_config(asked.config, asked.settings), Workspace.open(asked.workspace)
+    if config.task.kind not in ("classification", "regression"):
+        parser.error(f"the Trainer's side is written for classification and regression, not for {config.task.kind}")
     loaded = config.task.load(place.cache, silent)
     splits = {"train": first(loaded.train, asked.texts), "dev": first(loaded.dev, DEV)}
     data = TaskData(loaded.label_names, {"train": splits["train"], "dev": splits["dev"]}, overlap=None)

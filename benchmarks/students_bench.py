@@ -24,6 +24,7 @@ import numpy as np
 from benchmarks.machine import read
 from pipeline import quality, runner
 from pipeline.artifact import write_json
+from pipeline.build import git_state
 from pipeline.config import RunConfig, load_config
 from pipeline.data.progress import silent
 from pipeline.progress import Console, track
@@ -172,6 +173,7 @@ def main() -> None:
     config = load_config(asked.config, asked.settings)
     pairs = pairs_of(list(config.distill.each()), asked.pairs, taught=asked.taught)
     result = {"machine": msgspec.to_builtins(read()), "config": config.model_dump(mode="json"), "seeds": asked.seeds}
+    result |= {"taught": asked.taught, "git": git_state()}
     result |= score_cells(cells, pairs, config.task, config.task.load(place.cache, silent, ALL))
     write_json(asked.out, result)
     show(result)
