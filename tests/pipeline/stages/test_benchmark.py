@@ -151,10 +151,10 @@ def test_every_variant_is_compared_with_the_teacher_and_numbers_do_not_agree() -
     mine, theirs = np.array([0, 1, 0, 0]), np.array([0, 1, 1, 1])
     judged = {"student": Judged("accuracy", mine, labels), TEACHER: Judged("accuracy", theirs, labels)}
 
-    found = _against_teacher(judged)
+    found = _against_teacher(judged, numeric=False)
 
     assert found.keys() == {"student"}
     assert found["student"]["difference"]["estimate"] == 0.0
     assert found["student"]["agreement"]["value"] == quality.agreement(mine, theirs).value == 0.5
     ranks = {name: Judged("spearman", one.answers + 0.5, labels) for name, one in judged.items()}
-    assert _against_teacher(ranks)["student"].keys() == {"difference"}
+    assert _against_teacher(ranks, numeric=True)["student"].keys() == {"difference"}
