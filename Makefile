@@ -17,7 +17,7 @@ bench: .venv/.pipeline
 
 .venv/.torch: requirements/torch.txt
 	@$(PYTHON) -m venv .venv
-	@$(PIP) install -r requirements/torch.txt $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX))
+	@$(PIP) install -r requirements/torch.txt $(if $(TORCH_INDEX),-i $(TORCH_INDEX))
 	@touch $@
 
 .venv/.triton: requirements/triton.txt .venv/.dev

@@ -4,7 +4,7 @@ set -euo pipefail
 cd "$(dirname "$0")"
 python3.11 -m venv "${LOCK_VENV:=$(mktemp -d)/venv}"
 "$LOCK_VENV/bin/pip" install --quiet pip-tools
-compile() { "$LOCK_VENV/bin/pip-compile" --quiet --strip-extras --no-header --allow-unsafe --no-emit-index-url --no-emit-find-links --no-emit-trusted-host --no-annotate "$@"; }
+compile() { "$LOCK_VENV/bin/pip-compile" --quiet --strip-extras --no-header --allow-unsafe --no-emit-options --no-annotate "$@"; }
 compile --generate-hashes --output-file serving.txt serving.in
 for set in pipeline dev; do
   compile --output-file "$set.txt" "$set.in" --constraint <(sed -nE 's/^([A-Za-z0-9._-]+==[^ ;\\]+).*/\1/p' serving.txt)
