@@ -132,7 +132,7 @@ STAGES = {
 def variants_of(config: RunConfig) -> dict[str, str]:
     """What is measured and judged, and the step each comes from."""
     return {
-        "teacher-torch-fp32": "finetune-teacher",
+        **({"teacher-torch-fp32": "finetune-teacher"} if config.benchmark.torch else {}),
         "teacher-onnx-fp32": "export-teacher",
         **{
             f"{name}-onnx-{precision}": f"{step}-{name}"

@@ -26,9 +26,10 @@ LONG, SHORT = 64, 16
 
 class BenchmarkConfig(Record):
     """Batch 1 at two real input lengths; p95 needs samples * processes >= 200. Older than `max_age_hours` it is
-    measured again."""
+    measured again. `torch` is the teacher in PyTorch too, what ONNX is worth without a student."""
 
     target: OrtCpu = OrtCpu()
+    torch: bool = True
     samples: int = Field(default=100, ge=10)
     processes: int = Field(default=3, ge=1)
     max_age_hours: float = Field(default=24.0, gt=0)

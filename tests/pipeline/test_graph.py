@@ -88,6 +88,11 @@ def test_every_student_is_distilled_fine_tuned_exported_and_quantized_under_its_
     assert list(found[-1].inputs) == [step.label for step in found[:-1]]
 
 
+def test_the_teacher_in_torch_is_left_out_where_the_benchmark_says_so() -> None:
+    measured = variants_of(config(benchmark={"torch": False}))
+    assert list(measured) == ["teacher-onnx-fp32", "student-onnx-fp32", "student-onnx-int8"]
+
+
 def test_every_student_is_measured_in_both_precisions() -> None:
     run = config(distill={"students": STUDENTS})
     assert variants_of(run) == {
