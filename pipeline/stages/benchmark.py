@@ -1,5 +1,4 @@
-"""benchmark: quality and latency of every variant, from the files that ship; leaves the receipt, raw samples and
-logits."""
+"""benchmark: quality and latency of every variant, from the files that ship; leaves receipt, samples and logits."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
