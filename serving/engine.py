@@ -106,14 +106,15 @@ class Engine:
                 raise BadRequest(f"item {index} has no token this model can read; send some text")
         return tokens
 
-    def run(self, batch: Sequence[Tokens]) -> Floats:
-        """Raw outputs (N, C) of one padded batch; (N, L, C) for token-classification.
+    def run(self, batch: Sequence[Tokens], *, length: int = 0) -> Floats:
+        """Raw outputs (N, C) of one batch padded to its longest item, and to `length` at least; (N, L, C) for
+        token-classification.
 
         Raises:
             BadArtifact: the graph cannot compute this, gives another shape, or gives NaN or infinity: no such answer
                 leaves this class.
         """
-        name, feed = self.bundle.spec.name, self._feed(batch)
+        name, feed = self.bundle.spec.name, self._feed(batch, length=length)
         try:
             (outputs,) = self._session.run([self._output], feed)
         except _ORT_ERRORS as error:
@@ -135,18 +136,18 @@ class Engine:
     def _run_alone(self, tokens: Sequence[Tokens]) -> list[Floats]:
         return [self.run([one])[0] for one in tokens]
 
-    def _feed(self, batch: Sequence[Tokens]) -> dict[str, npt.NDArray[np.int64]]:
+    def _feed(self, batch: Sequence[Tokens], *, length: int) -> dict[str, npt.NDArray[np.int64]]:
         lengths = [len(one.ids) for one in batch]
-        shape_NL = (len(batch), max(lengths))
+        shape_NL = (len(batch), max(length, *lengths))
         feed = {
             "input_ids": np.full(shape_NL, self.bundle.spec.pad_id, np.int64),
             "attention_mask": np.zeros(shape_NL, np.int64),
             "token_type_ids": np.zeros(shape_NL, np.int64),
         }
-        for row, (one, length) in enumerate(zip(batch, lengths, strict=True)):
-            feed["input_ids"][row, :length] = one.ids
-            feed["attention_mask"][row, :length] = 1
-            feed["token_type_ids"][row, :length] = one.type_ids
+        for row, (one, own) in enumerate(zip(batch, lengths, strict=True)):
+            feed["input_ids"][row, :own] = one.ids
+            feed["attention_mask"][row, :own] = 1
+            feed["token_type_ids"][row, :own] = one.type_ids
         return {name: feed[name] for name in self.bundle.spec.graph_inputs}
 
 
