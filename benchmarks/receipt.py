@@ -5,6 +5,7 @@ from typing import Final
 
 import msgspec
 
+from benchmarks.invariance import Invariance
 from benchmarks.machine import Disturbance, Machine
 from benchmarks.measure import Latency, WarmUp
 from benchmarks.outputs import Floats, read_outputs
@@ -57,6 +58,7 @@ class Measured(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     warm_ups: dict[int, tuple[WarmUp, ...]]
     latency: dict[int, dict[str, Latency]]
     samples_ns: dict[int, dict[str, tuple[list[int], ...]]]
+    invariance: tuple[Invariance, ...] = ()
 
 
 class Receipt(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

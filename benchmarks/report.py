@@ -138,6 +138,8 @@ def _gate_figures(measured: Measured, row: Row, judged: Mapping[str, Scored]) ->
         "params": float(row.params),
         "cold_start_ms": median(measured.cold_start_ms),
         "peak_mb": max(measured.peak_mb),
+        "batch_difference": max((each.max_difference for each in measured.invariance), default=None),
+        "batch_flips": max((each.flips / each.items for each in measured.invariance), default=None),
     }
 
 

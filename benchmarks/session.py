@@ -65,7 +65,7 @@ def run_session(
         machine=read(),
         disturbance=disturbance().since(before),
         how=bench.how(order),
-        variants=tuple(collect(v, [r for r in results if r.variant == v.name]) for v in variants),
+        variants=tuple(collect(v, [r for r in results if r.variant == v.name], quality[v.name]) for v in variants),
     )
     write_receipt(receipt, out)
     return receipt
@@ -77,7 +77,7 @@ def interleaved(variants: Sequence[Variant], *, processes: int) -> tuple[tuple[i
     return tuple((repeat, variant) for repeat, turn in enumerate(turns) for variant in turn)
 
 
-def collect(variant: Variant, results: Sequence[LatencyResult]) -> Measured:
+def collect(variant: Variant, results: Sequence[LatencyResult], quality: QualityResult) -> Measured:
     """One variant's processes as a record with figures."""
     lengths = list(results[0].buckets)
     series = list(results[0].buckets[lengths[0]].samples_ns)
@@ -96,6 +96,7 @@ def collect(variant: Variant, results: Sequence[LatencyResult]) -> Measured:
         warm_ups={length: tuple(result.buckets[length].warm_up for result in results) for length in lengths},
         latency={n: {name: summarize(runs) for name, runs in each.items()} for n, each in samples_ns.items()},
         samples_ns=samples_ns,
+        invariance=quality.invariance,
     )
 
 

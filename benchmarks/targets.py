@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
+    from benchmarks.invariance import Invariance
     from serving.engine import Engine, Tokens
 
     Floats = npt.NDArray[np.float32]
@@ -51,6 +52,7 @@ class Runner(Protocol):
     def encode(self, item: Item) -> Any: ...  # an `Encoded`, which this runner's `infer` understands
     def infer(self, tokens: Any) -> "Floats": ...  # (1, C), or (1, L, C) for token-classification
     def logits(self, items: Sequence[Item]) -> "list[Floats]": ...  # one array per item: (C,), or (L, C)
+    def invariance(self, items: Sequence[Item]) -> "tuple[Invariance, ...]": ...  # () where it is no question
 
 
 class TargetBase(BaseModel):
@@ -112,6 +114,12 @@ class _OrtRunner:
 
     def logits(self, items: Sequence[Item]) -> "list[Floats]":
         return self._engine.logits(items)
+
+    def invariance(self, items: Sequence[Item]) -> "tuple[Invariance, ...]":
+        from benchmarks.invariance import measure
+
+        engine = self._engine
+        return measure(lambda batch, n: engine.run(batch, length=n), engine.encode(items), spec=engine.bundle.spec)
 
 
 def megabytes(path: Path) -> float:

@@ -18,6 +18,7 @@ import torch
 import transformers
 from tokenizers import Tokenizer
 
+from benchmarks.invariance import Invariance
 from benchmarks.targets import Facts, megabytes
 from serving.bundle import Item, TaskKind
 from serving.errors import BadArtifact
@@ -72,6 +73,10 @@ class TorchRunner:
             for i, output in zip(group, self._forward([encoded[i] for i in group]), strict=True)
         }
         return [found[i] for i in range(len(encoded))]
+
+    def invariance(self, items: Sequence[Item]) -> tuple[Invariance, ...]:  # noqa: ARG002
+        """Nothing: in fp32 there is nothing that a batch shares."""
+        return ()
 
     def _forward(self, encoded: Sequence[Any]) -> Floats:
         inputs = {

@@ -19,6 +19,8 @@ from typing import Any
 
 import msgspec
 
+from benchmarks.invariance import ITEMS as INVARIANCE_ITEMS
+from benchmarks.invariance import Invariance
 from benchmarks.measure import Step, WarmUp, sample, warm_up
 from benchmarks.outputs import Floats, write_outputs
 from benchmarks.targets import TARGET, Facts, Runner
@@ -86,6 +88,7 @@ class QualityResult(msgspec.Struct, frozen=True, tag="quality", forbid_unknown_f
     facts: Facts
     n: int
     seconds: float
+    invariance: tuple[Invariance, ...] = ()
 
 
 Tell = Callable[[int, int], None]
@@ -115,7 +118,8 @@ def measure_latency(job: LatencyJob, *, tell: Tell) -> LatencyResult:
 
 
 def measure_quality(job: QualityJob, *, tell: Tell) -> QualityResult:
-    """The raw outputs of every item, each computed alone, from the same file and threads that are timed."""
+    """The raw outputs of every item, each computed alone, from the same file and threads that are timed; and of the
+    first of them also in batches and padded."""
     start = time.perf_counter()
     runner = _open(job)
     outputs: list[Floats] = []
@@ -127,7 +131,9 @@ def measure_quality(job: QualityJob, *, tell: Tell) -> QualityResult:
             tell(min(begin + _CHUNK, len(job.items)), len(job.items))
     tell(len(job.items), len(job.items))
     write_outputs(Path(job.logits_file), outputs)
-    return QualityResult(job.variant, runner.facts, n=len(job.items), seconds=time.perf_counter() - start)
+    invariance = runner.invariance(job.items[:INVARIANCE_ITEMS])
+    seconds = time.perf_counter() - start
+    return QualityResult(job.variant, runner.facts, n=len(job.items), seconds=seconds, invariance=invariance)
 
 
 def peak_mb(status: Path = Path("/proc/self/status")) -> float:

@@ -27,7 +27,7 @@ ALIASES: Final = {"teacher": TEACHER}
 CHOSEN_BY: Final = "p95_ms"
 MEASURED: Final = (
     *("p50_ms", "p95_ms", "speedup_p50", "p50_ms_short", "p95_ms_short"),
-    *("cold_start_ms", "peak_mb", "size_mb", "params"),
+    *("cold_start_ms", "peak_mb", "size_mb", "params", "batch_difference", "batch_flips"),
 )
 # Of a classifier that may refuse: how well its highest probability tells items of its classes from those out of scope
 # (oos), and which share of either it refuses.

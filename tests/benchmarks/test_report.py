@@ -6,6 +6,7 @@ import msgspec
 import pytest
 from rich.console import Console
 
+from benchmarks.invariance import Invariance
 from benchmarks.machine import Disturbance, read
 from benchmarks.measure import WarmUp, summarize
 from benchmarks.receipt import How, Load, Measured, Receipt
@@ -49,6 +50,7 @@ def measured(name: str, *, long_ms: float, short_ms: float, n: int) -> Measured:
         warm_ups={16: (WarmUp(20, True),), 64: (WarmUp(20, True),)},
         latency={length: {"end_to_end": summarize(each["end_to_end"])} for length, each in samples.items()},
         samples_ns=samples,
+        invariance=(Invariance(8, 0, 200, 0.25, 1), Invariance(1, 128, 200, 0.125, 3)),
     )
 
 
@@ -98,6 +100,7 @@ def test_the_gate_gets_every_figure_it_may_name() -> None:
         200.0,
         95.0,
     )
+    assert (found["batch_difference"], found["batch_flips"]) == (0.25, 3 / 200), "the worst of all batches"
     assert {name for name in KNOWN if name not in found} == {*TASK_METRICS} - {"accuracy"}
     for name in found:
         assert parse_rule(f"{name} >= 0").metric == name

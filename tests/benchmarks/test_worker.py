@@ -120,6 +120,7 @@ def test_a_quality_job_writes_the_logits_of_all_items_in_order(tmp_path: Path) -
     expected = [expected_logits(item, spec=bundle.spec) for item in items]
     np.testing.assert_allclose(np.load(tmp_path / "logits.npy"), expected, rtol=1e-5)
     assert (result.n, result.facts.digest, told[-1]) == (60, bundle.digest, (60, 60))
+    assert [(each.batch, each.items, each.flips) for each in result.invariance] == [(8, 60, 0), (32, 60, 0)]
 
 
 @pytest.mark.parametrize("task", get_args(TaskKind))
