@@ -4,6 +4,7 @@ The metric comes from outside, because what "good" means is the task's affair; e
 `p50_ms` and `p95_ms` are end to end (tokenize, infer, score) at the longest length measured, `_short` at the shortest.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from statistics import median
 from typing import TYPE_CHECKING, Final, Protocol
@@ -148,7 +149,8 @@ def _with_ends(name: str, value: float | None, low: float | None, high: float | 
 
 
 def _known(named: Mapping[str, float | None]) -> dict[str, float]:
-    return {name: value for name, value in named.items() if value is not None}
+    """A figure that is no number (two variants of which one has no metric) is as good as none."""
+    return {name: value for name, value in named.items() if value is not None and math.isfinite(value)}
 
 
 def _long(measured: Measured) -> Latency:

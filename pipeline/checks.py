@@ -10,7 +10,7 @@ from pipeline.encoders.families import FULL, Shape, family_of
 from pipeline.encoders.masked_lm import has_mlm_head
 from pipeline.encoders.teachers import TeacherConfig, positions_in, read_config, shape_in
 from pipeline.errors import BadRequest
-from pipeline.gates import MEASURED, TASK_METRICS, parse_rules
+from pipeline.gates import COMPARED, MEASURED, TASK_METRICS, parse_rules
 from pipeline.graph import STAGES, Step, variants_of
 from pipeline.passes import PassConfig
 from pipeline.stages import distill
@@ -166,11 +166,11 @@ def _check_distillation(config: RunConfig) -> None:
 
 
 def _check_gate(config: RunConfig) -> None:
-    known = {*config.task.figures, *MEASURED}
+    known = {*config.task.figures, *MEASURED} - {*COMPARED} | {*config.task.compared}
     for rule in parse_rules(config.register.gate):
         metric = rule.metric.removesuffix("_low").removesuffix("_high")
         if metric not in known:
-            kind = "is no metric of this task" if metric in TASK_METRICS else "is not measured"
+            kind = "is no metric of this task" if metric in (*TASK_METRICS, *COMPARED) else "is not measured"
             raise BadRequest(f"register.gate: {rule.text!r}: {metric} {kind}; known here: {', '.join(sorted(known))}")
         if rule.baseline is not None and rule.baseline not in variants_of(config):
             raise BadRequest(

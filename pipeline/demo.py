@@ -54,6 +54,7 @@ def demo(path: Path, *, workspace: Path, settings: Sequence[str] = ()) -> tuple[
         "model_uri": result["model_uri"],
         "requests_answered": answered,
         "variants": result["variants"],
+        "against_fp32": result.get("against_fp32", []),
         "seconds": round(time.monotonic() - started, 1),
     }
     return told, artifacts

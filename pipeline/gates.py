@@ -25,9 +25,13 @@ Figures = Mapping[str, Mapping[str, float]]
 TEACHER: Final = "teacher-onnx-fp32"
 ALIASES: Final = {"teacher": TEACHER}
 CHOSEN_BY: Final = "p95_ms"
+# Beside its own fp32: how much of the metric a variant lost, and the share of items it answers otherwise; and how far
+# its probabilities are from how often it is right (expected calibration error). judging.py says which a task has.
+COMPARED: Final = ("drop", "flips", "ece")
 MEASURED: Final = (
     *("p50_ms", "p95_ms", "speedup_p50", "p50_ms_short", "p95_ms_short"),
     *("cold_start_ms", "peak_mb", "size_mb", "params", "batch_difference", "batch_flips"),
+    *COMPARED,
 )
 # Of a classifier that may refuse: how well its highest probability tells items of its classes from those out of scope
 # (oos), and which share of either it refuses.

@@ -35,9 +35,10 @@ def show_run(config: RunConfig, workspace: Workspace, artifacts: Mapping[str, Ar
     evidence = _collect_evidence(artifacts, folder)
     result: dict[str, Any] = {"run": config.name, "verdict": None, "model_uri": None, "variants": []}
     if "benchmark" in artifacts:
-        result["variants"] = _show_figures(artifacts["benchmark"], console)
+        result |= _show_figures(artifacts["benchmark"], console)
     else:
         _show_steps(config.name, artifacts, console)
+    result["searches"] = _show_searches(artifacts, console)
     if "register" in artifacts:
         result |= _show_verdict(artifacts["register"], folder, console)
     for path in evidence:
@@ -46,7 +47,7 @@ def show_run(config: RunConfig, workspace: Workspace, artifacts: Mapping[str, Ar
     return result
 
 
-def _show_figures(benchmark: Artifact, console: Any) -> list[dict[str, Any]]:
+def _show_figures(benchmark: Artifact, console: Any) -> dict[str, Any]:
     from benchmarks.receipt import read_receipt
     from benchmarks.report import Row, build_scores_table, build_table
 
@@ -55,6 +56,7 @@ def _show_figures(benchmark: Artifact, console: Any) -> list[dict[str, Any]]:
     console.print(build_table(rows, metric=facts["metric"], lengths=facts["lengths"], threads=facts["threads"]))
     if any(facts["also"].values()):
         console.print(build_scores_table(facts["also"]))
+    beside = _show_beside(facts, console)
     machine = read_receipt(benchmark.path).machine
     console.print(
         f"{machine.cpu_model}, {machine.cores} cores; {facts['test_texts']:,} test texts "
@@ -62,7 +64,30 @@ def _show_figures(benchmark: Artifact, console: Any) -> list[dict[str, Any]]:
         f"{benchmark.manifest.finished_at}",
         soft_wrap=True,
     )
-    return [msgspec.to_builtins(row) for row in rows]
+    return {"variants": [msgspec.to_builtins(row) for row in rows], "against_fp32": beside}
+
+
+def _show_beside(facts: Mapping[str, Any], console: Any) -> list[dict[str, Any]]:
+    """Nothing where the benchmark is of a time that did not compare variants with their fp32."""
+    from benchmarks.beside import build_beside, build_beside_table
+
+    beside = build_beside(facts["figures"], facts["against_fp32"]) if "against_fp32" in facts else ()
+    if beside:
+        console.print(build_beside_table(beside, metric=facts["metric"]))
+    return [msgspec.to_builtins(each) for each in beside]
+
+
+def _show_searches(artifacts: Mapping[str, Artifact], console: Any) -> dict[str, Any]:
+    """What each search tried, and why its winner won."""
+    from pipeline.quantizing.search_report import build_table
+
+    found = {
+        label: each.manifest.facts["search"] for label, each in artifacts.items() if "search" in each.manifest.facts
+    }
+    for label, facts in found.items():
+        console.print(build_table(facts))
+        console.print(f"{label}: {facts['reason']}", soft_wrap=True)
+    return found
 
 
 def _show_verdict(register: Artifact, folder: Path, console: Any) -> dict[str, Any]:

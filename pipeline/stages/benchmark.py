@@ -1,4 +1,5 @@
-"""benchmark: quality and latency of every variant, from the files that ship; leaves receipt, samples and logits."""
+"""benchmark: quality and latency of every variant, from the files that ship; leaves the receipt, raw samples and
+logits, the gate's figures, and as evidence what lies behind them (`diagnostics.json`)."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,14 +11,12 @@ from benchmarks.targets import OrtCpu
 from pipeline.records import Record
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Sequence
 
     from benchmarks.receipt import Load, Receipt
     from benchmarks.session import Variant
     from pipeline.graph import Inputs, Tools
-    from pipeline.quality import Score
-    from pipeline.tasking.base import Judged, TaskData
-    from pipeline.tasking.fitted import Fitted
+    from pipeline.tasking.base import TaskData
     from pipeline.tasks import AnyTask
 
 LONG, SHORT = 64, 16
@@ -38,27 +37,31 @@ def run(config: BenchmarkConfig, inputs: "Inputs", out: Path, tools: "Tools") ->
     """Measure the teacher (torch, ONNX) and the student (ONNX fp32, int8) in one session on the test split."""
     from benchmarks import report
     from benchmarks.receipt import Load
-    from pipeline.artifact import write_json
+    from pipeline import judging
+    from pipeline.artifact import EVIDENCE, write_json
 
     task = inputs.sources["task"].task
     data = inputs.sources["task"].load(tools.cache, tools.progress)
     load = Load(lengths=(SHORT, LONG), n=config.samples, processes=config.processes)
     variants = _variants(config, inputs, task)
     receipt = _session(load, variants, task, data, out, tools)
-    judged = {v.name: _judged(v, out, task, data) for v in variants}
+    answered = {v.name: judging.answered(v, out, task, data) for v in variants}
     metric = task.metrics[0]
-    also = {name: {figure: _score(one) for figure, one in found.items()} for name, found in judged.items()}
+    also = {name: judging.scores(each) for name, each in answered.items()}
+    behind = judging.behind(answered, task, data.label_names)
+    others = {
+        name: {**also[name], **judging.gate_scores(each, task, n=also[name][metric].n)} for name, each in behind.items()
+    }
     scores = {name: found.pop(metric) for name, found in also.items()}
-    figures = report.figures(receipt, scores, metric=metric, others=also)
+    figures = report.figures(receipt, scores, metric=metric, others=others)
     write_json(out / "figures.json", figures)
+    write_json(out / EVIDENCE / "diagnostics.json", behind)
     return {
         "rows": msgspec.to_builtins(report.build_rows(receipt, scores)),
         "figures": figures,
         "metric": metric,
         "also": msgspec.to_builtins(also),
-        "against_teacher": _against_teacher(
-            {name: each[metric] for name, each in judged.items()}, numeric=task.numeric
-        ),
+        **judging.facts_of(behind),
         "lengths": list(load.lengths),
         "samples": load.n * load.processes,
         "threads": receipt.how.threads,
@@ -99,52 +102,3 @@ def _session(
             load=load,
             progress=lambda done, what: bar.advance(done, note=what),
         )
-
-
-def _said_of(variant: "Variant") -> "tuple[Fitted, int]":
-    """What a variant answers in, and where it cuts texts: of a bundle what it says itself."""
-    from benchmarks.targets import Torch
-    from pipeline.tasking.fitted import fitted_of, read_fitted
-    from serving.bundle import read_bundle
-
-    if isinstance(variant.target, Torch):
-        return read_fitted(variant.path), variant.target.max_length
-    spec = read_bundle(variant.path).spec
-    return fitted_of(spec), spec.max_length
-
-
-def _judged(variant: "Variant", out: Path, task: "AnyTask", data: "TaskData") -> "dict[str, Judged]":
-    """A variant's answers by what its own folder says of labels and thresholds, and by its own tokenizer."""
-    from tokenizers import Tokenizer
-
-    from benchmarks.receipt import read_logits
-    from pipeline.quality import require_finite
-
-    outputs = read_logits(out, variant.name)
-    require_finite(outputs)
-    fitted, max_length = _said_of(variant)
-    places = task.places(data.test, Tokenizer.from_file(str(variant.path / "tokenizer.json")), max_length=max_length)
-    return task.judged(outputs, data, fitted, places)
-
-
-def _score(judged: "Judged") -> "Score":
-    from pipeline import quality
-
-    return quality.score(judged.metric, judged.answers, judged.labels)
-
-
-def _against_teacher(judged: "Mapping[str, Judged]", *, numeric: bool) -> dict[str, Any]:
-    """Each variant's metric less that of the teacher's ONNX fp32, paired; where answers are no numbers, also how often
-    they are the same."""
-    from benchmarks.report import BASELINE
-    from pipeline import quality
-
-    theirs = judged[BASELINE]
-    compared: dict[str, Any] = {}
-    for name in judged.keys() - {BASELINE}:
-        mine = judged[name]
-        difference = quality.paired_difference(mine.metric, mine.answers, theirs.answers, mine.labels)
-        compared[name] = {"difference": msgspec.to_builtins(difference)}
-        if not numeric:
-            compared[name]["agreement"] = msgspec.to_builtins(quality.agreement(mine.answers, theirs.answers))
-    return compared

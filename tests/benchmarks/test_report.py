@@ -1,5 +1,6 @@
 """The table, the JSON line and the gate's figures from one receipt."""
 
+import math
 import re
 
 import msgspec
@@ -12,7 +13,7 @@ from benchmarks.measure import WarmUp, summarize
 from benchmarks.receipt import How, Load, Measured, Receipt
 from benchmarks.report import Row, build_rows, build_table, figures
 from benchmarks.targets import Facts
-from pipeline.gates import KNOWN, TASK_METRICS, parse_rule
+from pipeline.gates import COMPARED, KNOWN, TASK_METRICS, parse_rule
 from pipeline.quality import Score
 
 KEYS = [
@@ -101,7 +102,7 @@ def test_the_gate_gets_every_figure_it_may_name() -> None:
         95.0,
     )
     assert (found["batch_difference"], found["batch_flips"]) == (0.25, 3 / 200), "the worst of all batches"
-    assert {name for name in KNOWN if name not in found} == {*TASK_METRICS} - {"accuracy"}
+    assert {name for name in KNOWN if name not in found} == {*TASK_METRICS, *COMPARED} - {"accuracy"}
     for name in found:
         assert parse_rule(f"{name} >= 0").metric == name
 
@@ -118,6 +119,13 @@ def test_a_figure_that_cannot_be_reported_is_absent_for_the_gate_and_null_for_ma
     few = receipt(n=20)
     assert "p95_ms" not in figures(few, SCORES, metric="accuracy")["student-onnx-int8"]
     assert build_rows(few, SCORES)[0].p95_ms is None
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_a_figure_that_is_no_number_is_absent(value: float) -> None:
+    others = {"student-onnx-int8": {"drop": Score("drop", value, value, value, n=3000)}}
+    found = figures(receipt(), SCORES, metric="accuracy", others=others)
+    assert not {"drop", "drop_low", "drop_high"} & {*found["student-onnx-int8"]}
 
 
 @pytest.mark.parametrize(("n", "cell"), [(100, "1.50 / 1.50"), (20, "1.50 / -")])

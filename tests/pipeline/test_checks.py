@@ -55,6 +55,15 @@ def test_a_metric_of_another_task_is_refused(teacher: Path, tmp_path: Path) -> N
     )
 
 
+def test_a_figure_beside_fp32_that_the_task_has_not_is_refused(teacher: Path, tmp_path: Path) -> None:
+    numbers = {**WRITTEN["task"], "kind": "regression"}
+    check(config(teacher, task=numbers, gate=["drop_high <= 0.01"]), cache=tmp_path)
+    for figure in ("flips", "ece"):
+        assert refusal(config(teacher, task=numbers, gate=[f"{figure} <= 0.02"]), tmp_path).startswith(
+            f"register.gate: '{figure} <= 0.02': {figure} is no metric of this task; known here: "
+        )
+
+
 REFUSING = {**WRITTEN["task"], "refusal": {"data": {"kind": "files", "train": "in.csv", "test": "out.csv"}}}
 
 

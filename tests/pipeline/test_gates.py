@@ -47,7 +47,7 @@ HELP = """
   grammar:  metric op bound [* baseline], op one of >= <= > <, baseline 'teacher' or a variant's name
   metrics:  accuracy, macro_f1, micro_f1, entity_f1, matthews, pearson, spearman, mse, oos_auroc, oos_refused, \
 in_scope_refused, p50_ms, p95_ms, speedup_p50, p50_ms_short, p95_ms_short, cold_start_ms, peak_mb, size_mb, params, \
-batch_difference, batch_flips;
+batch_difference, batch_flips, drop, flips, ece;
             with _low or _high for an end of the 95 % interval where there is one
   example:  accuracy >= 0.95 * teacher"""
 

@@ -1,160 +1,130 @@
-"""benchmark as a stage: what each variant's answers are judged to be; measuring is tested in tests/benchmarks."""
+"""benchmark as a stage: one session over real files, and what it leaves; how answers are judged is tested in
+tests/pipeline/test_judging.py, measuring in tests/benchmarks."""
 
+import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from fakes import LABELS, tiny_bundle
-from models import Fitted, task_of, tuned_folder
+from fakes import WORDS, tiny_bundle
+from models import task_of
 
-from benchmarks.session import Variant
-from benchmarks.targets import OrtCpu, Torch
-from pipeline import quality
-from pipeline.errors import BadArtifact
-from pipeline.stages.benchmark import _against_teacher, _judged, _said_of, _score
-from pipeline.tasking.base import Judged, Split, TaskData
-from pipeline.tasking.tagging import Tagging
-from serving.bundle import TaskKind
-from serving.engine import Engine
+from benchmarks.beside import Beside
+from benchmarks.receipt import read_receipt
+from pipeline import gates
+from pipeline.artifact import EVIDENCE, Artifact
+from pipeline.config import RunConfig
+from pipeline.graph import Inputs, TaskSplits, Tools
+from pipeline.progress import Silent
+from pipeline.stages import benchmark
+from pipeline.stages.benchmark import BenchmarkConfig
+from pipeline.summary import show_run
+from pipeline.tasking.base import ALL
+from pipeline.workspace import Workspace
+
+NAMES = ("teacher-onnx-fp32", "student-onnx-fp32", "student-onnx-int8")
 
 
-def bundle(path: Path, **settings: Any) -> Variant:
-    return Variant(path.name, OrtCpu(), tiny_bundle(path, **settings).path)
+@pytest.fixture(scope="module")
+def measured(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], Path]:
+    """The facts and the folder of a session over three bundles, of which each leans more to one label."""
+    root = tmp_path_factory.mktemp("measured")
+    rng, rows = np.random.default_rng(0), []
+    for _ in range(400):
+        words = rng.choice(WORDS, rng.integers(1, 9)).tolist()
+        votes = [sum(WORDS.index(word) % 2 == label for word in words) for label in (0, 1)]
+        rows.append({"text": " ".join(words), "label": ("negative", "positive")[int(votes[1] >= votes[0])]})
+    for split, part in (("train", rows[:100]), ("test", rows[100:])):
+        (root / f"{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in part))
+    files = {"kind": "files", **{split: str(root / f"{split}.jsonl") for split in ("train", "test")}}
+    artifacts = {}
+    for name, bias in zip(NAMES, (0.0, 0.5, 1.0), strict=True):
+        tiny_bundle(root / name / "bundle", name=name, bias=bias, max_length=64)
+        artifacts[name] = Artifact(root / name, None)  # type: ignore[arg-type]
+    out = root / "benchmark"
+    (out / EVIDENCE).mkdir(parents=True)
+    task = TaskSplits(task_of("classification", data=files), ALL)
+    tools = Tools("key", root, root / "cache", root / "checkpoints", Silent())
+    config = BenchmarkConfig(samples=10, processes=1)
+    return benchmark.run(config, Inputs(artifacts, {"task": task}), out, tools), out
+
+
+def test_the_gate_gets_the_drop_the_flips_and_the_calibration_of_every_variant(
+    measured: tuple[dict[str, Any], Path],
+) -> None:
+    facts, out = measured
+    figures = facts["figures"]
+
+    assert json.loads((out / "figures.json").read_text()) == figures
+    for name in NAMES:
+        for figure in gates.COMPARED:
+            ends = [figures[name][f"{figure}{end}"] for end in ("_low", "", "_high")]
+            assert ends == sorted(ends), (name, figure)
+    lost = figures["student-onnx-fp32"]["accuracy"] - figures["student-onnx-int8"]["accuracy"]
+    assert figures["student-onnx-int8"]["drop"] == pytest.approx(lost)
+    assert [figures[name]["drop"] for name in NAMES[:2]] == [0.0, 0.0]
+    verdict = gates.judge(gates.parse_rules(["drop <= 0", "flips_high <= 0"]), figures, NAMES[1:])
+    assert [each.outcome for each in verdict.candidates] == ["PASS", "FAIL"]
+
+
+def test_what_lies_behind_is_in_the_manifest_and_with_the_classes_among_the_evidence(
+    measured: tuple[dict[str, Any], Path],
+) -> None:
+    facts, out = measured
+    kept = json.loads((out / EVIDENCE / "diagnostics.json").read_text())
+
+    assert tuple(kept) == NAMES
+    for part in ("against_fp32", "against_teacher", "by_length", "ece"):
+        assert facts[part] == {name: each[part] for name, each in kept.items() if part in each}, part
+    assert facts["against_fp32"].keys() == {"student-onnx-int8"}
+    assert all({*each["by_class"]} == {"negative", "positive"} for each in kept.values())
+    assert "by_class" not in facts
 
 
 @pytest.fixture
-def said(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
-    """What each variant answered, by its name: in place of the files that a session leaves."""
-    outputs: dict[str, Any] = {}
-    monkeypatch.setattr("benchmarks.receipt.read_logits", lambda _folder, name: outputs[name])
-    return outputs
+def shown(measured: tuple[dict[str, Any], Path], tmp_path: Path, seal: Any, capsys: pytest.CaptureFixture[str]) -> Any:
+    """Shows the run with these facts of its benchmark; gives the text and the JSON."""
+    facts, out = measured
+    written = {
+        "name": "tiny",
+        "teacher": "package:x",
+        "text": {"kind": "docstrings"},
+        "task": {"kind": "classification", "data": {"kind": "docstrings"}},
+        "register": {"name": "tiny", "gate": ["drop <= 0.01"]},
+    }
+
+    def show(without: str = "") -> tuple[str, dict[str, Any]]:
+        told = {name: fact for name, fact in facts.items() if name != without}
+        artifacts = {"benchmark": seal(out, label="benchmark", facts=json.loads(json.dumps(told)))}
+        result = show_run(RunConfig.model_validate(written), Workspace.open(tmp_path), artifacts)
+        return capsys.readouterr().out, result
+
+    return show
 
 
-def data_of(kind: TaskKind, items: list[str], labels: list[Any], outside: list[str] | None = None) -> TaskData:
-    test = Split(tuple((text,) for text in items), tuple(labels))
-    return TaskData(LABELS[kind], {"test": test}, 0, tuple((text,) for text in outside or []))
-
-
-def logits(*rows: Any) -> list[Any]:
-    return [np.asarray(row, np.float32) for row in rows]
-
-
-def values(judged: dict[str, Judged]) -> dict[str, float]:
-    return {name: _score(one).value for name, one in judged.items()}
-
-
-# -- in what a variant answers -----------------------------------------------------------------------------------------
-
-
-def test_a_bundle_and_a_folder_say_themselves_what_they_answer_in(tmp_path: Path) -> None:
-    fitted = Fitted("multi-label", ("negative", "positive"), thresholds=(0.3, 0.7))
-    tuned = tuned_folder(tmp_path / "tuned", "bert", fitted, layers=1)
-
-    sealed = bundle(tmp_path / "sealed", task="multi-label", thresholds=(0.3, 0.7), max_length=12)
-
-    assert _said_of(sealed) == (fitted, 12)
-    assert _said_of(Variant("torch", Torch(task="multi-label", max_length=20), tuned)) == (fitted, 20)
-
-
-def test_each_variant_is_judged_by_its_own_thresholds(tmp_path: Path, said: dict[str, Any]) -> None:
-    """The same answers, of which one variant gives the label and the other does not."""
-    data = data_of("multi-label", ["good", "bad"], [(0, 1), (1, 0)])
-    answers = logits([-5, 0.0], [5, 0.0])  # 0.0 is a probability of 0.5
-    low = bundle(tmp_path / "low", task="multi-label", thresholds=(0.5, 0.4))
-    high = bundle(tmp_path / "high", task="multi-label", thresholds=(0.5, 0.6))
-    said |= {"low": answers, "high": answers}
-
-    task = task_of("multi-label")
-    found = {variant.name: values(_judged(variant, tmp_path, task, data)) for variant in (low, high)}
-
-    assert found["low"] == {"micro_f1": pytest.approx(0.8), "macro_f1": pytest.approx(5 / 6)}
-    assert found["high"] == {"micro_f1": pytest.approx(2 / 3), "macro_f1": pytest.approx(0.5)}
-
-
-def test_a_variant_that_cuts_texts_earlier_misses_what_stands_behind(tmp_path: Path, said: dict[str, Any]) -> None:
-    """Words are found by the variant's own tokenizer at its own length; O is the answer for one that was cut away."""
-    text, words = "a good fine day bad", ((0, 1), (2, 6), (7, 11), (12, 15), (16, 19))
-    data = data_of("token-classification", [text], [Tagging(words, (0, 1, 0, 0, 1))])
-    # The sixth token of the short one is [SEP], whatever is said of it.
-    long, short = (
-        bundle(tmp_path / name, task="token-classification", max_length=length)
-        for name, length in (("l", 16), ("s", 6))
-    )
-    mood, none = [0, 8, 0], [8, 0, 0]
-    said |= {"l": logits([none, none, mood, none, none, mood, none]), "s": logits([none, none, mood, none, none, mood])}
-
-    task = task_of("token-classification")
-    found = {variant.name: _judged(variant, tmp_path, task, data)["entity_f1"] for variant in (long, short)}
-
-    assert found["l"].answers == [("O", "B-mood", "O", "O", "B-mood")]
-    assert found["s"].answers == [("O", "B-mood", "O", "O", "O")]
-    assert [_score(one).value for one in found.values()] == [1.0, pytest.approx(2 / 3)]
-
-
-def test_texts_outside_are_judged_by_the_refusal_that_a_variant_carries(tmp_path: Path, said: dict[str, Any]) -> None:
-    data = data_of("classification", ["good", "bad", "dull"], [1, 0, 0], outside=["what", "why"])
-    variant = bundle(tmp_path / "v", refuse_below=0.9)
-    said["v"] = logits([0, 9], [9, 0], [0, 1], [0, 0], [0, 9])
-
-    task = task_of("classification", refusal={"data": {"kind": "files", "train": "in.csv", "test": "out.csv"}})
-    found = values(_judged(variant, tmp_path, task, data))
-
-    assert tuple(found) == task.figures
-    assert found["accuracy"] == pytest.approx(2 / 3)
-    assert (found["in_scope_refused"], found["oos_refused"]) == (pytest.approx(1 / 3), 0.5)
-    assert found["oos_auroc"] == pytest.approx(4 / 6)  # of six pairs three are right, and two are ties
-
-
-@pytest.mark.parametrize("kind", ["classification", "token-classification"])
-def test_an_answer_that_is_not_finite_is_a_broken_model(kind: TaskKind, tmp_path: Path, said: dict[str, Any]) -> None:
-    variant = bundle(tmp_path / "v", task=kind)
-    row = [np.nan] * len(LABELS[kind])
-    said["v"] = logits([row] * 3 if kind == "token-classification" else row)
-
-    with pytest.raises(BadArtifact) as refused:
-        _judged(variant, tmp_path, task_of(kind), data_of(kind, ["good"], [0]))
-    assert str(refused.value) == "the logits of 1 of 1 examples are not finite: the model is broken"
-
-
-@pytest.mark.parametrize("kind", ["classification", "token-classification"])
-def test_what_is_judged_is_what_a_client_of_the_bundle_would_be_told(
-    kind: TaskKind, tmp_path: Path, said: dict[str, Any]
+def test_show_has_a_line_for_what_was_quantized_beside_its_fp32(
+    shown: Any, measured: tuple[dict[str, Any], Path]
 ) -> None:
-    """The engine's own outputs, against its results."""
-    from serving.answers import results
-    from serving.spans import words_of
+    figures = measured[0]["figures"]["student-onnx-int8"]
+    text, result = shown()
 
-    variant, texts = bundle(tmp_path / "v", task=kind), ["a good day", "bad awful day"]
-    engine, items = Engine(tiny_bundle(tmp_path / "e", task=kind), threads=1), [(text,) for text in texts]
-    said["v"] = engine.logits(items)
-    labels = [0, 0] if kind == "classification" else [Tagging(tuple(words_of(t)), (0, 0, 0)) for t in texts]
-
-    found = next(iter(_judged(variant, tmp_path, task_of(kind), data_of(kind, texts, labels)).values())).answers
-
-    answer = engine.answer(items)
-    told = results(answer.scores, spec=engine.bundle.spec, items=items, offsets=answer.offsets)
-    if kind == "classification":
-        assert [LABELS[kind][label] for label in found] == [each["label"] for each in told]
-    else:
-        assert found == [("O", "B-mood", "O"), ("O", "I-mood", "O")]
-        assert [[e["text"] for e in each["entities"]] for each in told] == [["good"], ["awful"]]  # type: ignore[attr-defined]
+    (beside,) = result["against_fp32"]
+    assert beside == {
+        "name": "student-onnx-int8",
+        "fp32": "student-onnx-fp32",
+        **{name: figures[name] for name in Beside.__struct_fields__ if name in figures},
+        "mcnemar_p": measured[0]["against_fp32"]["student-onnx-int8"]["mcnemar"]["p_value"],
+        "ece_fp32": measured[0]["figures"]["student-onnx-fp32"]["ece"],
+    }
+    assert beside.keys() == {*Beside.__struct_fields__}, "a classifier has them all"
+    invariance = read_receipt(measured[1]).variant("student-onnx-int8").invariance
+    assert beside["batch_difference"] == max(each.max_difference for each in invariance)
+    assert "each beside its own ONNX fp32, on the same items" in text
+    assert f"{figures['flips']:.3f} [{figures['flips_low']:.3f}, {figures['flips_high']:.3f}]" in text
 
 
-# -- beside the teacher ------------------------------------------------------------------------------------------------
-
-TEACHER = "teacher-onnx-fp32"
-
-
-def test_every_variant_is_compared_with_the_teacher_and_numbers_do_not_agree() -> None:
-    labels = np.array([0, 1, 1, 0])
-    mine, theirs = np.array([0, 1, 0, 0]), np.array([0, 1, 1, 1])
-    judged = {"student": Judged("accuracy", mine, labels), TEACHER: Judged("accuracy", theirs, labels)}
-
-    found = _against_teacher(judged, numeric=False)
-
-    assert found.keys() == {"student"}
-    assert found["student"]["difference"]["estimate"] == 0.0
-    assert found["student"]["agreement"]["value"] == quality.agreement(mine, theirs).value == 0.5
-    ranks = {name: Judged("spearman", one.answers + 0.5, labels) for name, one in judged.items()}
-    assert _against_teacher(ranks, numeric=True)["student"].keys() == {"difference"}
+def test_show_reads_a_benchmark_that_compared_nothing(shown: Any) -> None:
+    text, result = shown(without="against_fp32")
+    assert (result["against_fp32"], len(result["variants"])) == ([], 3)
+    assert "beside its own" not in text
