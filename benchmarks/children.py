@@ -7,17 +7,23 @@ import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Final, TypeVar
+from typing import IO, Final, Protocol, TypeVar
 
 import msgspec
 
-from benchmarks.worker import Job
 from serving.errors import BadArtifact, BadRequest, Failure, Transient
 
 CHECKOUT: Final = Path(__file__).resolve().parents[1]
 LAST_LINES: Final = 6
 _BY_CODE: Final = {kind.exit_code: kind for kind in (BadRequest, BadArtifact, Transient)}
 _Result = TypeVar("_Result")
+
+
+class Job(Protocol):
+    """What a module can be asked: a msgspec struct that it reads back, of some variant."""
+
+    @property
+    def variant(self) -> str: ...
 
 
 class _Progress(msgspec.Struct):

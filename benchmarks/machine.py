@@ -18,7 +18,7 @@ from serving.cpu import cgroup_quota_cores, cpu_features
 
 HERE: Final = Path("/")
 UNKNOWN: Final = "unknown"
-LIBRARIES: Final = ("onnxruntime", "tokenizers", "numpy", "torch", "transformers")
+LIBRARIES: Final = ("onnxruntime", "openvino", "tokenizers", "numpy", "torch", "transformers")
 
 # What decides the speed of a transformer on a CPU: vector width, int8 dot products, bf16 (x86 names, then ARM's).
 _RELEVANT = re.compile(r"avx2|avx512\w*|avx_vnni\w*|amx_\w+|bf16|i8mm|asimddp|sve2?")

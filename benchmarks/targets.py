@@ -43,7 +43,7 @@ class Encoded(Protocol):
 
 
 class Runner(Protocol):
-    """An opened variant: tokenization and inference apart, every item computed alone (batch 1)."""
+    """An opened variant: tokenization and inference apart, every item computed alone (batch 1) but in `infer_batch`."""
 
     @property
     def facts(self) -> Facts: ...
@@ -51,6 +51,7 @@ class Runner(Protocol):
     def task(self) -> TaskKind: ...
     def encode(self, item: Item) -> Any: ...  # an `Encoded`, which this runner's `infer` understands
     def infer(self, tokens: Any) -> "Floats": ...  # (1, C), or (1, L, C) for token-classification
+    def infer_batch(self, tokens: Sequence[Any]) -> "Floats": ...  # (N, C) or (N, L, C), padded to the longest
     def logits(self, items: Sequence[Item]) -> "list[Floats]": ...  # one array per item: (C,), or (L, C)
     def invariance(self, items: Sequence[Item]) -> "tuple[Invariance, ...]": ...  # () where it is no question
 
@@ -67,7 +68,7 @@ class TargetBase(BaseModel):
 
 
 class OrtCpu(TargetBase):
-    """ONNX Runtime on the CPU, by the very engine that serves, on a bundle folder."""
+    """A bundle folder on the CPU, by the very engine that serves: with ONNX Runtime, or what else the bundle names."""
 
     kind: Literal["ort-cpu"] = "ort-cpu"
 
@@ -78,20 +79,24 @@ class OrtCpu(TargetBase):
 
 
 class Torch(TargetBase):
-    """The baseline: PyTorch in float32 with fused attention, on a Hugging Face folder with the head of `task`; for an
-    embedding the folder says how vectors are pooled, as sentence-transformers' folders do.
+    """The baseline: PyTorch with fused attention, on a Hugging Face folder with the head of `task`; for an embedding
+    the folder says how vectors are pooled, as sentence-transformers' folders do.
 
-    `max_length` must be the bundle's `spec.max_length`, so that both cut long items alike.
+    `max_length` must be the bundle's `spec.max_length`, so that both cut long items alike. bf16 is that of weights and
+    activations; outputs are float32. `compiled` goes through `torch.compile`, which needs a C++ compiler, and time at
+    the first items.
     """
 
     kind: Literal["torch"] = "torch"
     max_length: int = Field(default=512, ge=1)
     task: TaskKind = "classification"
+    precision: Literal["fp32", "bf16"] = "fp32"
+    compiled: bool = False
 
     def open(self, path: Path) -> Runner:
         from benchmarks.torch_runner import open_torch
 
-        return open_torch(path, task=self.task, max_length=self.max_length, threads=self.resolved_threads())
+        return open_torch(path, self)
 
 
 class _OrtRunner:
@@ -103,7 +108,7 @@ class _OrtRunner:
             digest=bundle.digest,
             size_mb=megabytes(bundle.path / "model.onnx"),
             parameters=bundle.spec.parameters,
-            providers=bundle.spec.providers,
+            providers=engine.providers,
         )
 
     def encode(self, item: Item) -> "Tokens":
@@ -111,6 +116,9 @@ class _OrtRunner:
 
     def infer(self, tokens: "Tokens") -> "Floats":
         return self._engine.run([tokens])
+
+    def infer_batch(self, tokens: "Sequence[Tokens]") -> "Floats":
+        return self._engine.run(tokens)
 
     def logits(self, items: Sequence[Item]) -> "list[Floats]":
         return self._engine.logits(items)

@@ -13,7 +13,7 @@ import msgspec
 from pipeline.graph import STAGES, Step
 from pipeline.records import Record
 
-LOCKED = ("torch", "transformers", "tokenizers", "onnx", "onnxruntime")
+LOCKED = ("torch", "transformers", "tokenizers", "onnx", "onnxruntime", "openvino", "nncf")
 ROOT = Path(__file__).resolve().parent.parent
 ROOMS = ("pipeline", "serving", "benchmarks")
 NATIVE = (".cpp", ".h")
@@ -30,7 +30,7 @@ def step_key(step: Step, digests: Mapping[str, str]) -> str:
         "inputs": sorted(digests.items()),
         "code": code_identity(step.modules),
         "versions": versions(),
-        "place": stage.place() if stage.place else None,
+        "place": stage.place(step.config) if stage.place else None,
     }
     text = msgspec.json.encode(asked, order="deterministic")
     return f"{step.stage}-{hashlib.sha256(text).hexdigest()[:32]}"

@@ -1,7 +1,7 @@
 """The contract between training and serving: a folder whose core is sealed by one digest.
 
     model.onnx tokenizer.json config.json [tokenizer_config.json special_tokens_map.json]   what computes
-    serving.yaml    ServingSpec: task, labels, thresholds, limits, buckets, providers, CPU features; no thread counts
+    serving.yaml    ServingSpec: task, labels, thresholds, limits, buckets, runtime, CPU features; no thread counts
     golden.json     Golden: inputs with the raw outputs that were measured
     manifest.sha256 one line per core file, "<sha256>  <name>", sorted by name; its own sha256 is the bundle's digest
     receipts/ tuning@target.json cards    come later, beside the core, and are not covered
@@ -24,7 +24,7 @@ from serving.errors import BadArtifact
 
 Item = tuple[str, ...]
 
-SCHEMA = 2  # 1 had classification and regression, and neither thresholds nor dimensions; it is read too
+SCHEMA = 3  # older ones are read too: 1 had neither thresholds nor dimensions, 2 no runtime
 MANIFEST = "manifest.sha256"
 SPEC = "serving.yaml"
 GOLDEN = "golden.json"
@@ -37,6 +37,7 @@ Positive = Annotated[int, msgspec.Meta(ge=1)]
 Natural = Annotated[int, msgspec.Meta(ge=0)]
 GraphInput = Literal["input_ids", "attention_mask", "token_type_ids"]
 TaskKind = Literal["classification", "multi-label", "regression", "token-classification", "embedding"]
+ONNX_CPU = ("CPUExecutionProvider",)
 _T = TypeVar("_T")
 
 
@@ -55,7 +56,9 @@ class ServingSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     pad_id: Natural
     graph_inputs: tuple[GraphInput, ...]
     buckets: tuple[Positive, ...]
-    providers: tuple[str, ...] = ("CPUExecutionProvider",)
+    runtime: Literal["onnxruntime", "openvino"] = "onnxruntime"
+    inference_precision: Literal["fp32", "bf16"] = "fp32"  # of what the graph leaves in floating point
+    providers: tuple[str, ...] = ONNX_CPU  # onnxruntime's
     cpu_features: tuple[str, ...] = ()
     parameters: Natural
     max_items: Positive = 64
@@ -199,12 +202,15 @@ def _tag_rules(spec: ServingSpec) -> list[tuple[bool, str]]:
 
 
 def _graph_rules(spec: ServingSpec) -> list[tuple[bool, str]]:
+    openvino, half = spec.runtime == "openvino", spec.inference_precision == "bf16"
     return [
         ("input_ids" not in spec.graph_inputs, "graph_inputs must name input_ids"),
         (len(set(spec.graph_inputs)) != len(spec.graph_inputs), "graph_inputs must differ from each other"),
         (not spec.buckets or list(spec.buckets) != sorted(set(spec.buckets)), "buckets must be ascending lengths"),
         (any(bucket > spec.max_length for bucket in spec.buckets), "no bucket may exceed max_length"),
         (not spec.providers, "providers must name at least one"),
+        (openvino and spec.providers != ONNX_CPU, f"providers are for onnxruntime; openvino takes {ONNX_CPU[0]} alone"),
+        (half and not openvino, "inference_precision bf16 needs runtime openvino; onnxruntime has none"),
     ]
 
 

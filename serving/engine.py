@@ -1,4 +1,4 @@
-"""Tokenizer and ONNX session of one bundle, from texts to scores: the same code that is measured and that serves.
+"""Tokenizer and ONNX graph of one bundle, from texts to scores: the same code that is measured and that serves.
 
 Shapes: N items, L tokens, C outputs (one per label or dimension; 1 for regression). The raw output of one item is (C,),
 or (L, C) for token-classification.
@@ -14,21 +14,14 @@ from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-import onnxruntime
-from onnxruntime.capi import onnxruntime_pybind11_state as ort_errors
 from tokenizers import Tokenizer
 
 from serving.answers import Floats, probabilities
 from serving.bundle import Bundle, Item
 from serving.cpu import cpu_features, usable_threads
 from serving.errors import BadArtifact, BadRequest
+from serving.runtimes import Runtime, open_runtime
 from serving.spans import Span
-
-CPU = "CPUExecutionProvider"
-_ORT_ERRORS = (
-    *(ort_errors.Fail, ort_errors.InvalidArgument, ort_errors.InvalidGraph, ort_errors.InvalidProtobuf),
-    *(ort_errors.NotImplemented, ort_errors.RuntimeException, ort_errors.NoSuchFile),
-)
 
 
 class Tokens(NamedTuple):
@@ -58,7 +51,8 @@ class Engine:
     """One loaded bundle; safe to call from several threads at once.
 
     Raises:
-        BadArtifact: the CPU lacks a required feature, a provider is not there, or the graph does not load or match.
+        BadArtifact: the CPU lacks a required feature, the runtime or a provider is not there, or the graph does not
+            load or match.
     """
 
     def __init__(
@@ -69,8 +63,13 @@ class Engine:
         self.threads = threads or usable_threads()
         self._clock = clock
         self._tokenizer = _load_tokenizer(bundle)
-        self._session = _open_session(bundle, threads=self.threads)
-        self._output = _match_graph(bundle, self._session)
+        self._runtime = open_runtime(bundle, threads=self.threads)
+        _match_graph(bundle, self._runtime)
+
+    @property
+    def providers(self) -> tuple[str, ...]:
+        """Who computes, as receipts name it."""
+        return self._runtime.providers
 
     def answer(self, items: Sequence[Item]) -> Answer:
         started = self._clock()
@@ -115,10 +114,7 @@ class Engine:
                 leaves this class.
         """
         name, feed = self.bundle.spec.name, self._feed(batch, length=length)
-        try:
-            (outputs,) = self._session.run([self._output], feed)
-        except _ORT_ERRORS as error:
-            raise BadArtifact(f"model {name} cannot compute this input: {error}") from error
+        outputs = self._runtime.run(feed)
         shape_NL = feed["input_ids"].shape
         wanted = (*(shape_NL if self.bundle.spec.per_token else shape_NL[:1]), self.bundle.spec.outputs)
         if outputs.shape != wanted:
@@ -197,34 +193,13 @@ def _load_tokenizer(bundle: Bundle) -> Tokenizer:
     return tokenizer
 
 
-def _open_session(bundle: Bundle, *, threads: int) -> onnxruntime.InferenceSession:
-    wanted = list(bundle.spec.providers)
-    if missing := [name for name in wanted if name not in onnxruntime.get_available_providers()]:
-        raise BadArtifact(f"{bundle.path} needs {', '.join(missing)}, which this onnxruntime does not have")
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads
-    options.inter_op_num_threads = 1
-    options.log_severity_level = 3
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    options.add_session_config_entry("session.disable_cpu_ep_fallback", "0" if CPU in wanted else "1")
-    path = bundle.path / "model.onnx"
-    try:
-        session = onnxruntime.InferenceSession(path, sess_options=options, providers=wanted, enable_fallback=False)
-    except _ORT_ERRORS as error:
-        raise BadArtifact(f"{path} does not load: {error}") from error
-    if fallen := [name for name in wanted if name not in session.get_providers()]:
-        raise BadArtifact(f"{bundle.path}: {', '.join(fallen)} did not start; its answers would come from elsewhere")
-    return session
-
-
-def _match_graph(bundle: Bundle, session: onnxruntime.InferenceSession) -> str:
-    """Check that the graph is the one serving.yaml describes; return the name of its output."""
-    told, inputs = bundle.spec.graph_inputs, session.get_inputs()
-    if names := {node.name for node in inputs} ^ set(told):
+def _match_graph(bundle: Bundle, runtime: Runtime) -> None:
+    """Check that the graph is the one serving.yaml describes."""
+    told, output = bundle.spec.graph_inputs, runtime.output
+    if names := {node.name for node in runtime.inputs} ^ set(told):
         raise BadArtifact(f"{bundle.path}: the graph and serving.yaml disagree about {', '.join(sorted(names))}")
-    if wrong := [f"{node.name} as {node.type}" for node in inputs if node.type != "tensor(int64)"]:
+    if wrong := [f"{node.name} as {node.type}" for node in runtime.inputs if node.type != "tensor(int64)"]:
         raise BadArtifact(f"{bundle.path}: the graph reads {', '.join(wrong)}; export it with int64 inputs")
-    output = session.get_outputs()[0]
     axes = ("items", "tokens", "logits") if bundle.spec.per_token else ("items", "logits")
     if len(output.shape) != len(axes):
         raise BadArtifact(
@@ -232,6 +207,5 @@ def _match_graph(bundle: Bundle, session: onnxruntime.InferenceSession) -> str:
             f"({', '.join(axes)}); export it again"
         )
     width = output.shape[-1]
-    if isinstance(width, int) and width != bundle.spec.outputs:
+    if width is not None and width != bundle.spec.outputs:
         raise BadArtifact(f"{bundle.path}: the graph gives {width} logit(s); serving.yaml says {bundle.spec.outputs}")
-    return str(output.name)

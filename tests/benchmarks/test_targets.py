@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 from typing import Any, get_args
 
+import msgspec
 import numpy as np
 import pytest
 import yaml
@@ -12,8 +13,10 @@ from pydantic import ValidationError
 from safetensors.numpy import load_file
 
 from benchmarks.targets import TARGET, OrtCpu, Target, Torch
-from serving.bundle import TaskKind
-from serving.errors import BadArtifact
+from serving.bundle import TaskKind, seal_core
+from serving.cpu import cpu_features
+from serving.errors import BadArtifact, BadRequest
+from serving.runtimes import BF16_FEATURES
 
 UNION = get_args(get_args(Target)[0])
 
@@ -216,6 +219,73 @@ def test_torch_names_the_digest_and_the_parameters_of_its_weights(bert_folder: P
     assert facts.digest == hashlib.sha256((bert_folder / "model.safetensors").read_bytes()).hexdigest()
     assert facts.parameters > 1000
     assert facts.providers == ("torch-cpu",)
+
+
+@pytest.mark.parametrize("target", [OrtCpu(threads=1), Torch(threads=1, max_length=16, task="token-classification")])
+def test_a_padded_batch_answers_as_its_items_do_alone(tmp_path: Path, target: OrtCpu | Torch) -> None:
+    if isinstance(target, OrtCpu):
+        tiny_bundle(tmp_path, task="token-classification")
+    else:
+        saved_bert(tmp_path, "BertForTokenClassification", labels=3)
+    items = [item[: 1 if isinstance(target, OrtCpu) else 2] for item in ITEMS]
+    runner = target.open(tmp_path)
+    tokens = [runner.encode(item) for item in items]
+    together = runner.infer_batch(tokens)
+    assert together.shape == (3, max(len(one.ids) for one in tokens), 3)
+    for one, row in zip(tokens, together, strict=True):
+        np.testing.assert_allclose(row[: len(one.ids)], runner.infer(one)[0], atol=1e-6)
+
+
+@pytest.mark.parametrize("mode", ["pooling_mode_cls_token", "pooling_mode_mean_tokens"])
+def test_padding_is_no_part_of_a_vector(tmp_path: Path, mode: str) -> None:
+    runner = Torch(threads=1, max_length=16, task="embedding").open(embedder(tmp_path, mode))
+    together = runner.infer_batch([runner.encode(item) for item in ITEMS])
+    np.testing.assert_allclose(together, runner.logits(ITEMS), atol=1e-6)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_ort_cpu_opens_what_the_bundle_names_and_tells_it(tmp_path: Path, precision: str) -> None:
+    bundle = tiny_bundle(tmp_path)
+    if not cpu_features() & BF16_FEATURES and precision == "bf16":
+        pytest.skip("this CPU does not compute in bf16")
+    spec = msgspec.structs.replace(bundle.spec, runtime="openvino", inference_precision=precision)
+    seal_core(tmp_path, spec=spec, golden=bundle.golden)
+    runner = OrtCpu(threads=1).open(tmp_path)
+    assert runner.facts.providers == (f"openvino-cpu-{precision}",)
+    expected = expected_logits(("good bad good",), spec=bundle.spec)
+    np.testing.assert_allclose(runner.logits([("good bad good",)]), [expected], rtol=0.01)
+
+
+@pytest.mark.parametrize("task", ["classification", "embedding"])
+def test_torch_in_bf16_is_close_to_fp32_and_answers_in_float32(tmp_path: Path, task: TaskKind) -> None:
+    path = embedder(tmp_path, "pooling_mode_mean_tokens")
+    if task == "classification":
+        saved_bert(path, "BertForSequenceClassification")
+    target = Torch(threads=1, max_length=16, task=task)
+    half, plain = (target.model_copy(update={"precision": p}).open(path) for p in ("bf16", "fp32"))
+    found, wanted = np.stack(half.logits(ITEMS)), np.stack(plain.logits(ITEMS))
+    assert found.dtype == np.float32
+    assert 0 < np.abs(found - wanted).max() < 0.02 * np.abs(wanted).max()
+    assert (half.facts.providers, plain.facts.providers) == (("torch-cpu-bf16",), ("torch-cpu",))
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit.script_method`:DeprecationWarning")
+def test_torch_compiled_answers_as_eager_does_at_any_length(bert_folder: Path) -> None:
+    target = Torch(threads=1, max_length=16)
+    runner = target.model_copy(update={"compiled": True}).open(bert_folder)
+    items = [("good " * n, "bad") for n in range(1, 9)]  # each of another length
+    np.testing.assert_allclose(runner.logits(items), target.open(bert_folder).logits(items), atol=1e-5)
+    assert runner.facts.providers == ("torch-cpu-compiled",)
+
+
+def test_torch_compiled_without_a_compiler_is_refused(bert_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("shutil.which", lambda _name: None)
+    with pytest.raises(BadRequest) as caught:
+        Torch(threads=1, compiled=True).open(bert_folder)
+    assert str(caught.value) == (
+        "target 'torch' with compiled: true needs a C++ compiler, and there is neither g++ nor clang++ here: "
+        "install one or leave `compiled` out"
+    )
 
 
 def test_torch_refuses_a_folder_without_weights(tmp_path: Path) -> None:

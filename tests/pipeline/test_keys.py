@@ -174,7 +174,7 @@ def edit(monkeypatch: pytest.MonkeyPatch) -> Any:
         ("pipeline.stages.pretrain", {"pretrain"}),
         ("pipeline.training", {"distill", "finetune", "pretrain"}),
         ("pipeline.quantization", {"quantize"}),
-        ("benchmarks.session", {"benchmark"}),
+        ("benchmarks.session", {"benchmark", "quantize"}),  # a search measures
         ("serving.engine", {"export", "quantize", "benchmark"}),
         ("pipeline.cli", set()),
         ("pipeline.runner", set()),

@@ -128,8 +128,8 @@ def test_a_tokenizer_file_slipped_in_after_the_seal_is_refused(bundle: Bundle) -
 
 def test_a_newer_schema_is_told_apart_from_a_broken_one(bundle: Bundle) -> None:
     with pytest.raises(BadArtifact) as refused:
-        reseal(bundle, schema=3)
-    told = "schema 3 is newer than 2, the newest this version reads; update Retort"
+        reseal(bundle, schema=4)
+    told = "schema 4 is newer than 3, the newest this version reads; update Retort"
     assert str(refused.value) == f"{bundle.path / 'serving.yaml'}: {told}"
 
 
@@ -173,6 +173,14 @@ def test_a_newer_schema_is_told_apart_from_a_broken_one(bundle: Bundle) -> None:
         ({"buckets": (16, 8)}, "buckets must be ascending lengths"),
         ({"buckets": (8, 17)}, "no bucket may exceed max_length"),
         ({"providers": ()}, "providers must name at least one"),
+        (
+            {"runtime": "openvino", "providers": ("CUDAExecutionProvider", "CPUExecutionProvider")},
+            "providers are for onnxruntime; openvino takes CPUExecutionProvider alone",
+        ),
+        (
+            {"inference_precision": "bf16"},
+            "inference_precision bf16 needs runtime openvino; onnxruntime has none",
+        ),
     ],
 )
 def test_a_spec_that_contradicts_itself_cannot_be_made(bundle: Bundle, changes: dict[str, object], fault: str) -> None:
@@ -183,6 +191,20 @@ def test_a_spec_that_contradicts_itself_cannot_be_made(bundle: Bundle, changes: 
 def test_a_bundle_of_the_first_schema_is_still_read(bundle: Bundle) -> None:
     _seal_text(bundle, FIRST_SCHEMA)
     assert read_bundle(bundle.path).spec == msgspec.structs.replace(bundle.spec, schema=1)
+
+
+def test_a_bundle_of_the_second_schema_is_computed_as_it_was(bundle: Bundle) -> None:
+    _seal_text(bundle, FIRST_SCHEMA.replace("schema: 1", "schema: 2") + "thresholds: []\nrefuse_below: 0.5\n")
+    spec = read_bundle(bundle.path).spec
+    assert spec == msgspec.structs.replace(bundle.spec, schema=2, refuse_below=0.5)
+    assert (spec.runtime, spec.inference_precision) == ("onnxruntime", "fp32")
+
+
+def test_runtime_and_precision_are_read_back_as_they_were_sealed(bundle: Bundle) -> None:
+    plain = bundle.digest
+    assert reseal(bundle, runtime="openvino", inference_precision="bf16") != plain
+    spec = read_bundle(bundle.path).spec
+    assert (spec.schema, spec.runtime, spec.inference_precision) == (3, "openvino", "bf16")
 
 
 @pytest.mark.parametrize("task", LABELS)
@@ -206,6 +228,8 @@ def test_thresholds_and_the_bound_of_refusal_are_kept_to_the_last_bit(tmp_path: 
         ({"texts_per_item": 3}, "Expected `int` <= 2 - at `$.texts_per_item`"),
         ({"task": "tagging"}, "Invalid enum value 'tagging' - at `$.task`"),
         ({"task": "embedding", "labels": (), "dimensions": -1}, "Expected `int` >= 1 - at `$.dimensions`"),
+        ({"runtime": "tensorrt"}, "Invalid enum value 'tensorrt' - at `$.runtime`"),
+        ({"inference_precision": "fp16"}, "Invalid enum value 'fp16' - at `$.inference_precision`"),
         ({"name": ""}, "Expected `str` of length >= 1 - at `$.name`"),
         ({"graph_inputs": ("input_ids", "inputs")}, "Invalid enum value 'inputs' - at `$.graph_inputs[1]`"),
     ],
