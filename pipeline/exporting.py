@@ -17,19 +17,24 @@ import numpy.typing as npt
 from pipeline.data.batches import tokenize
 from pipeline.encoders.families import reads_token_types
 from pipeline.errors import BadArtifact
+from pipeline.graph_checks import check_graph, frozen_sizes
+from pipeline.graph_edits import fold_constants, sweep
 from pipeline.quiet import below_error_muted
 from serving.bundle import Golden, GraphInput, Item, ServingSpec, TaskKind, seal_core
 from serving.engine import Engine, Tokens
 
 Floats = npt.NDArray[np.float32]
-MAX_IR, MAX_OPSET = 13, 26  # what onnxruntime 1.31 loads
 OPSET = 20
 PARITY_ATOL = 1e-4
 ORDINARY_LOGIT = 20.0
 GOLDEN_ITEMS = 8
 EXPORTER_NOISE = (r"`isinstance\(treespec, LeafSpec\)` is deprecated", "# The axis name: ")  # torch 2.13 about itself
 ONE_OF_SEVERAL = ("classification", "token-classification")
+EXAMPLE = (5, 19)
+"""(N, L) the exporter is shown: numbers that no part of a model has, so that a shape that remembers them shows"""
 UNSEEN_SHAPES = ((1, 3), (3, 17), (7, 40))
+PADDINGS = (0, 11)
+"""columns of padding behind the longest text of a batch; texts differ in length"""
 BUCKETS = (16, 32, 64, 128, 256, 512)
 
 
@@ -44,63 +49,55 @@ class Parity:
 
 
 def export_onnx(model: Any, path: Path, *, inputs: Sequence[str], output: str = "logits") -> None:
-    """Write `model` as one ONNX file with symbolic batch and length; BadArtifact where a dimension was specialised."""
+    """Write `model` as one ONNX file with symbolic batch and length; BadArtifact where torch cannot, where a dimension
+    was specialised, or where an operator is none of ONNX's."""
     import torch
+    from torch.onnx import OnnxExporterError
 
-    example = _example(inputs, batch=2, length=16)
+    example = _example(inputs)
     dynamic = {name: {0: "batch", 1: "length"} for name in inputs}
     with warnings.catch_warnings(), below_error_muted():
         for message in EXPORTER_NOISE:
             warnings.filterwarnings("ignore", message=message)
-        torch.onnx.export(
-            model,
-            args=(),
-            kwargs={name: torch.from_numpy(value) for name, value in example.items()},
-            f=path,
-            dynamo=True,
-            input_names=list(inputs),
-            output_names=[output],
-            dynamic_shapes=dynamic,
-            opset_version=OPSET,
-            external_data=False,
-            verbose=False,
-        )
-        _forget_origin(path)
+        try:
+            torch.onnx.export(
+                model,
+                args=(),
+                kwargs={name: torch.from_numpy(value) for name, value in example.items()},
+                f=path,
+                dynamo=True,
+                input_names=list(inputs),
+                output_names=[output],
+                dynamic_shapes=dynamic,
+                opset_version=OPSET,
+                external_data=False,
+                verbose=False,
+            )
+        except OnnxExporterError as error:
+            raise BadArtifact(
+                f"{path}: torch cannot export this model: {_reason(error)}; the families that export are listed in "
+                "pipeline/encoders/families.py, and their config must fit their weights"
+            ) from error
+        _finish(path)
     check_graph(path)
 
 
-def _forget_origin(path: Path) -> None:
-    """Drop the stack traces the exporter notes at every node: they name folders of this machine, and the bytes of a
-    graph must not depend on where it was made."""
+def _reason(error: Exception) -> str:
+    """The first line of what lies at the bottom."""
+    while error.__cause__ is not None and isinstance(error.__cause__, Exception):
+        error = error.__cause__
+    return f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error).strip() else 'no reason given'}"
+
+
+def _finish(path: Path) -> None:
+    """Write it again without the stack traces the exporter notes at every node, and with weights that are used twice
+    (DeBERTa-v2's) stored as they are multiplied."""
     import onnx
 
-    graph = onnx.load(path)
-    for node in graph.graph.node:
-        del node.metadata_props[:]
-    onnx.save(graph, path)
-
-
-def check_graph(path: Path) -> None:
-    """The file stands alone, is within what the runtime loads, and names batch and length as symbols."""
-    import onnx
-
-    graph = onnx.load(path, load_external_data=False)
-    opset = max(entry.version for entry in graph.opset_import if entry.domain in ("", "ai.onnx"))
-    if graph.ir_version > MAX_IR or opset > MAX_OPSET:
-        raise BadArtifact(
-            f"{path}: IR {graph.ir_version}, opset {opset}; onnxruntime loads up to IR {MAX_IR}, opset {MAX_OPSET}"
-        )
-    if outside := [tensor.name for tensor in graph.graph.initializer if tensor.external_data]:
-        raise BadArtifact(f"{path}: {outside[0]} lies outside the file; export with external_data=False")
-    symbols = {value.name: [d.dim_param for d in value.type.tensor_type.shape.dim] for value in graph.graph.input}
-    if fixed := [name for name, dims in symbols.items() if len(dims) != 2 or not all(dims)]:
-        raise BadArtifact(
-            f"{path}: input {fixed[0]} has a fixed batch or length {symbols[fixed[0]]}; the export specialised it"
-        )
-    output = graph.graph.output[0]
-    dims = output.type.tensor_type.shape.dim
-    if not all(dim.dim_param for dim in dims[:-1]):
-        raise BadArtifact(f"{path}: output {output.name} has a fixed batch or length; the export specialised it")
+    model = onnx.load(path)
+    fold_constants(model.graph)
+    sweep(model)
+    onnx.save(model, path)
 
 
 def graph_inputs(config: Any) -> tuple[GraphInput, ...]:
@@ -176,26 +173,34 @@ def check_parity(engine: Engine, model: Any, items: Sequence[Item]) -> Parity:
 
 
 def check_shapes(engine: Engine, model: Any, *, vocabulary: int) -> None:
-    """Run shapes the export never saw, padded and not; BadArtifact names the shape that fails or differs from torch."""
+    """Run shapes the export never saw, each under every padding; BadArtifact names the shape that fails or differs from
+    torch, and the node that may remember the example's."""
+    generator, most = np.random.default_rng(0), engine.bundle.spec.max_length
+    for batch, unseen in UNSEEN_SHAPES:
+        length = min(unseen, max(1, most - max(PADDINGS)))
+        lengths = [length, *generator.integers(1, length + 1, batch - 1).tolist()]
+        tokens = [Tokens(generator.integers(1, vocabulary, n).tolist(), [0] * n) for n in lengths]
+        for padding in PADDINGS:
+            _check_shape(engine, model, tokens, length=min(length + padding, most))
+
+
+def _check_shape(engine: Engine, model: Any, tokens: Sequence[Tokens], *, length: int) -> None:
     import torch
 
-    generator = np.random.default_rng(0)
-    spec = engine.bundle.spec
-    for batch, length in UNSEEN_SHAPES:
-        lengths = generator.integers(1, length + 1, batch)
-        lengths[0] = length
-        tokens = [Tokens(generator.integers(1, vocabulary, n).tolist(), [0] * int(n)) for n in lengths]
-        fed = {name: torch.from_numpy(value) for name, value in _feed(tokens, spec, length=length).items()}
-        with torch.inference_mode():
-            wanted = model(**fed).logits.float().numpy()
-        wanted, found = (_real(each, lengths.tolist()) for each in (wanted, engine.run(tokens)))
-        difference = max(float(np.abs(one - other).max()) for one, other in zip(wanted, found, strict=True))
-        allowed = tolerance_for(wanted, task=spec.task)
-        if not difference <= allowed:
-            raise BadArtifact(
-                f"{engine.bundle.path}: at batch {batch}, length {length} with padding the graph differs from torch by "
-                f"{difference:.3g} (allowed: {allowed:g}); a dimension was specialised in the export"
-            )
+    spec, lengths = engine.bundle.spec, [len(one.ids) for one in tokens]
+    fed = {name: torch.from_numpy(value) for name, value in _feed(tokens, spec, length=length).items()}
+    with torch.inference_mode():
+        answered = model(**fed).logits.float().numpy()
+    wanted, found = (_real(each, lengths) for each in (answered, engine.run(tokens, length=length)))
+    difference = max(float(np.abs(one - other).max()) for one, other in zip(wanted, found, strict=True))
+    allowed = tolerance_for(wanted, task=spec.task)
+    if not difference <= allowed:
+        node = frozen_sizes(engine.bundle.path / "model.onnx", sizes=EXAMPLE)
+        raise BadArtifact(
+            f"{engine.bundle.path}: at batch {len(tokens)}, length {length} with padding the graph differs from torch "
+            f"by {difference:.3g} (allowed: {allowed:g}); a dimension was specialised in the export"
+            + (f": look at the node {node}" if node else "; look for a shape read as a number in the model's code")
+        )
 
 
 def _real(outputs: Floats, lengths: Sequence[int]) -> list[Floats]:
@@ -223,11 +228,11 @@ def _feed(tokens: Sequence[Tokens], spec: ServingSpec, *, length: int) -> dict[s
     return fed
 
 
-def _example(inputs: Sequence[str], *, batch: int, length: int) -> dict[str, npt.NDArray[np.int64]]:
+def _example(inputs: Sequence[str]) -> dict[str, npt.NDArray[np.int64]]:
     values = {
-        "input_ids": np.arange(5, 5 + batch * length, dtype=np.int64).reshape(batch, length),
-        "attention_mask": np.ones((batch, length), np.int64),
-        "token_type_ids": np.zeros((batch, length), np.int64),
+        "input_ids": np.full(EXAMPLE, 5, np.int64),
+        "attention_mask": np.ones(EXAMPLE, np.int64),
+        "token_type_ids": np.zeros(EXAMPLE, np.int64),
     }
-    values["attention_mask"][-1, length // 2 :] = 0
+    values["attention_mask"][-1, EXAMPLE[1] // 2 :] = 0
     return {name: values[name] for name in inputs}

@@ -201,6 +201,8 @@ def tiny_config(family: str, *, layers: int = 2, width: int = 48, heads: int = 4
     config.max_position_embeddings = 80
     config.initializer_range = 0.5
     setattr(config, "hidden_dim" if family == "distilbert" else "intermediate_size", 2 * width)
+    if hasattr(config, "pooler_hidden_size"):
+        config.pooler_hidden_size = width
     if family in ("roberta", "xlm-roberta"):
         config.type_vocab_size = 1
     for name, value in changes.items():

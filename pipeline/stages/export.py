@@ -38,6 +38,7 @@ def run(config: ExportConfig, inputs: "Inputs", out: Path, tools: "Tools") -> di
     from pipeline.artifact import EVIDENCE, write_json
     from pipeline.encoders.heads import load_tuned
     from pipeline.encoders.teachers import load_tokenizer
+    from pipeline.quantizing.graphs import operators
     from serving.bundle import read_bundle
     from serving.engine import Engine
 
@@ -59,7 +60,12 @@ def run(config: ExportConfig, inputs: "Inputs", out: Path, tools: "Tools") -> di
     exporting.check_shapes(engine, model, vocabulary=len(tokenizer))
     parity = exporting.check_parity(engine, model, items)
     write_json(out / EVIDENCE / "parity.json", asdict(parity))
-    return {"bundle_digest": engine.bundle.digest, "parameters": spec.parameters, "parity": asdict(parity)}
+    return {
+        "bundle_digest": engine.bundle.digest,
+        "parameters": spec.parameters,
+        "parity": asdict(parity),
+        "operators": operators(bundle / "model.onnx"),
+    }
 
 
 def _spec(source: "Artifact", texts_per_item: int, tokenizer: Any, model: Any) -> "ServingSpec":

@@ -14,6 +14,7 @@ from pydantic import ValidationError
 from pipeline import exporting
 from pipeline.errors import BadArtifact
 from pipeline.graph import Inputs
+from pipeline.quantizing.graphs import operators
 from pipeline.stages.export import ExportConfig
 from serving.bundle import ServingSpec, read_bundle
 from serving.engine import Engine, check_golden
@@ -49,6 +50,7 @@ def test_its_facts_name_the_bundle_and_the_parity_that_was_proven(chain: Any) ->
     assert facts["bundle_digest"] == read_bundle(chain.exported.path / "bundle").digest
     assert (facts["parity"]["texts"], facts["parity"]["labels_differ"]) == (256, 0)
     assert facts["parity"]["max_abs_difference"] <= 1e-4
+    assert facts["operators"] == operators(chain.exported.path / "bundle" / "model.onnx")
     assert json.loads((chain.exported.path / "evidence" / "parity.json").read_text()) == facts["parity"]
 
 
