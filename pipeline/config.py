@@ -12,6 +12,7 @@ from pydantic import Field, ValidationError
 from pipeline.data.corpus import CorpusSource
 from pipeline.encoders.teachers import TeacherConfig
 from pipeline.errors import BadRequest
+from pipeline.quantizing.dynamic import DynamicRecipe
 from pipeline.records import Record
 from pipeline.stages.benchmark import BenchmarkConfig
 from pipeline.stages.distill import DistillConfig
@@ -41,7 +42,7 @@ with warnings.catch_warnings():
         distill: DistillConfig = DistillConfig()
         finetune: FinetuneConfig = FinetuneConfig()
         export: ExportConfig = ExportConfig()
-        quantize: QuantizeConfig = QuantizeConfig()
+        quantize: QuantizeConfig = DynamicRecipe()
         benchmark: BenchmarkConfig = BenchmarkConfig()
         register: RegisterConfig = Field()  # or the metaclass's method would be the default
 

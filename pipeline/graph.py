@@ -83,7 +83,7 @@ class Stage:
 
     name: str
     fresh_for: Callable[[Any], float] | None = None
-    place: Callable[[], str] | None = None
+    place: Callable[[Any], str] | None = None
     teamed: bool = False
 
     @property
@@ -103,13 +103,14 @@ class Stage:
         return together(jobs, inputs)
 
 
-def _int8_features() -> str:
-    from pipeline.quantization import qualified_features
+def _instructions(config: Any) -> str:
+    """What int8 and bf16 are computed with here; of a search, which measures, the whole machine."""
+    from pipeline.quantizing.features import computes_with
 
-    return ",".join(qualified_features())
+    return _here(config) if config.kind == "search" else ",".join(computes_with())
 
 
-def _here() -> str:
+def _here(_: Any) -> str:
     from benchmarks.machine import identity
 
     return identity()
@@ -122,7 +123,7 @@ STAGES = {
         Stage("distill", teamed=True),
         Stage("finetune"),
         Stage("export"),
-        Stage("quantize", place=_int8_features),
+        Stage("quantize", place=_instructions),
         Stage("benchmark", fresh_for=lambda config: config.max_age_hours * 3600, place=_here),
         Stage("register"),
     )
@@ -135,9 +136,9 @@ def variants_of(config: RunConfig) -> dict[str, str]:
         **({"teacher-torch-fp32": "finetune-teacher"} if config.benchmark.torch else {}),
         "teacher-onnx-fp32": "export-teacher",
         **{
-            f"{name}-onnx-{precision}": f"{step}-{name}"
+            f"{name}-{variant}": f"{step}-{name}"
             for name in config.distill.each()
-            for precision, step in (("fp32", "export"), ("int8", "quantize"))
+            for variant, step in (("onnx-fp32", "export"), (config.quantize.variant, "quantize"))
         },
     }
 
@@ -157,10 +158,20 @@ def expand(config: RunConfig) -> tuple[Step, ...]:
         *distills.values(),
         *models,
         *(Step("export", label, config.export, {"model": of}, {"task": tuning}) for of, label in exports.items()),
-        *(Step("quantize", f"quantize-{n}", config.quantize, {"bundle": f"export-{n}"}, {}) for n in distills),
+        *(_quantize(config, name, tuning) for name in distills),
         Step("benchmark", "benchmark", config.benchmark, variants_of(config), {"task": reported}),
     )
     return (*steps, Step("register", "register", config.register, {step.label: step.label for step in steps}, {}))
+
+
+def _quantize(config: RunConfig, name: str, tuning: TaskSplits) -> Step:
+    """What a recipe does not need it does not read, so that its key does not depend on it."""
+    needs: frozenset[str] = config.quantize.needs
+    made = {"bundle": f"export-{name}"}
+    made |= {"model": f"finetune-{name}"} if "model" in needs else {}
+    made |= {"teacher": "finetune-teacher"} if "teacher" in needs else {}
+    sources: dict[str, Source] = {"task": tuning} if needs else {}
+    return Step("quantize", f"quantize-{name}", config.quantize, made, sources)
 
 
 def _pretrains(config: RunConfig) -> tuple[Step, ...]:

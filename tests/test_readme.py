@@ -15,6 +15,7 @@ ROOT = Path(__file__).resolve().parent.parent
 RETORT = [sys.executable, "-c", "from pipeline.cli import main; main()"]
 BLOCKS = re.findall(r"^```sh\n(.*?)^```", (ROOT / "README.md").read_text(), re.MULTILINE | re.DOTALL)
 COMMANDS = [line for block in BLOCKS for line in block.splitlines() if line.startswith("retort ")]
+SCRIPT = re.findall(r"^```python\n(.*?)^```", (ROOT / "README.md").read_text(), re.MULTILINE | re.DOTALL)
 CURL = next(line for block in BLOCKS for line in block.splitlines() if line.startswith("curl "))
 
 
@@ -59,6 +60,19 @@ def test_the_summary_has_the_variants_and_their_figures(workspace: Path) -> None
     assert result["model_uri"] == "models:/retort-smoke/1"
     keys = {"name", "params", "size_mb", "metric", "metric_low", "metric_high", "p50_ms", "p95_ms", "speedup_p50"}
     assert all(set(v) == keys | {"p50_ms_short", "p95_ms_short"} and None not in v.values() for v in result["variants"])
+
+
+def test_a_bundle_is_read_without_retort_by_the_readmes_script(workspace: Path) -> None:
+    (script,) = SCRIPT
+    assert len(script.splitlines()) == 10
+    record = json.loads((workspace / "runs" / "smoke" / "run.json").read_text())
+    bundle = workspace / "artifacts" / record["steps"]["quantize-student"]["key"] / "bundle"
+    there = script.replace('"bundle/"', repr(f"{bundle}/"))
+
+    done = subprocess.run([sys.executable, "-I", "-c", there], capture_output=True, text=True, timeout=60)
+
+    assert done.returncode == 0, done.stderr
+    assert int(done.stdout) in range(3)
 
 
 @pytest.fixture

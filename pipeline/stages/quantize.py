@@ -1,47 +1,55 @@
-"""quantize: a smaller, faster bundle from an exported one; leaves `bundle/` with golden answers of its own."""
+"""quantize: a smaller, faster bundle from an exported one; leaves `bundle/` with golden answers of its own. A search
+also leaves every candidate's receipt, and a page about them."""
 
-import shutil
+import tempfile
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipeline.quantization import DynamicRecipe, Recipe
+from pipeline.quantization import AnyRecipe, Recipe
+from pipeline.quantizing.search import SearchBase
 
 if TYPE_CHECKING:
     from pipeline.graph import Inputs, Tools
+    from pipeline.quantizing.given import Given
 
 QuantizeConfig = Recipe
-# Thread counts change the order of the fp32 sums between int8 products, and one more or less in a rounded activation
-# is worth this many times what fp32 may differ by; on the CPUs the bundle allows, nothing else may.
-INT8_OVER_FP32 = 500
 
 
-def run(config: DynamicRecipe, inputs: "Inputs", out: Path, tools: "Tools") -> dict[str, Any]:
-    """Apply the recipe and seal the result with the logits it gives here and the CPU features they were earned with."""
-    import msgspec
+def run(config: AnyRecipe | SearchBase, inputs: "Inputs", out: Path, tools: "Tools") -> dict[str, Any]:
+    """Apply the recipe and seal the result with the logits it gives here and the CPU features they were earned with; or
+    try several and keep the best."""
+    with tempfile.TemporaryDirectory() as scratch:
+        given = _given(inputs, tools, Path(scratch))
+        if isinstance(config, SearchBase):
+            return _search(config, given, out, tools)
+        from pipeline.quantizing.building import build
 
-    from pipeline.errors import BadArtifact
-    from pipeline.exporting import golden_of
-    from pipeline.quantization import qualified_features
-    from serving.bundle import OPTIONAL, read_bundle, seal_core
-    from serving.engine import Engine, check_golden
+        with tools.reporter.bar("quantize", total=None, unit="graph"):
+            return build(config, given, out / "bundle")
 
-    source = read_bundle(inputs.artifacts["bundle"].path / "bundle")
-    bundle = out / "bundle"
-    bundle.mkdir()
-    for name in ("config.json", "tokenizer.json", *OPTIONAL):
-        if (source.path / name).is_file():
-            shutil.copyfile(source.path / name, bundle / name)
-    with tools.reporter.bar("quantize", total=None, unit="graph"):
-        operators = config.apply(source.path / "model.onnx", bundle / "model.onnx")
-    spec = msgspec.structs.replace(
-        source.spec, name=source.spec.name.removesuffix("-onnx-fp32") + "-onnx-int8", cpu_features=qualified_features()
+
+def _search(config: SearchBase, given: "Given", out: Path, tools: "Tools") -> dict[str, Any]:
+    from pipeline.quantizing.searching import Search
+    from serving.cpu import usable_threads
+
+    return Search(config=config, given=given, cache=tools.cache, out=out, threads=usable_threads()).run()
+
+
+def _given(inputs: "Inputs", tools: "Tools", scratch: Path) -> "Given":
+    """What the step reads: no more than the recipe needs."""
+    from pipeline.quantizing.given import Given
+    from serving.bundle import read_bundle
+
+    view = inputs.sources.get("task")
+    model, teacher = inputs.artifacts.get("model"), inputs.artifacts.get("teacher")
+    return Given(
+        bundle=read_bundle(inputs.artifacts["bundle"].path / "bundle"),
+        scratch=scratch,
+        task=view.task if view else None,
+        load=partial(view.load, tools.cache, tools.progress) if view else None,
+        model=model.path if model else None,
+        teacher=teacher.path if teacher else None,
+        checkpoints=tools.checkpoints,
+        reporter=tools.reporter,
     )
-    seal_core(bundle, spec=spec, golden=source.golden)
-    items = [tuple(item) for item in source.golden.items]
-    golden = golden_of(items, Engine(read_bundle(bundle)).logits(items), task=spec.task, slack=INT8_OVER_FP32)
-    digest = seal_core(bundle, spec=spec, golden=golden)
-    check_golden(Engine(read_bundle(bundle), threads=1))
-    size, before = ((folder / "model.onnx").stat().st_size for folder in (bundle, source.path))
-    if size >= before:
-        raise BadArtifact(f"quantization made the graph larger ({before:,} to {size:,} bytes); use another recipe")
-    return {"bundle_digest": digest, "operators": operators, "size_bytes": size, "size_bytes_before": before}

@@ -99,10 +99,13 @@ def run(config: RegisterConfig, inputs: "Inputs", out: Path, tools: "Tools") -> 
 
 
 def _candidates(artifacts: "Mapping[str, Artifact]") -> dict[str, str]:
-    """The variants that may be registered (every student's), and the step each comes from."""
+    """The variants that may be registered (every student's), by the name in their bundle, and the step each comes
+    from."""
+    from serving.bundle import read_bundle
+
     students = [label.removeprefix("quantize-") for label in artifacts if label.startswith("quantize-")]
-    both = (("fp32", "export"), ("int8", "quantize"))
-    return {f"{name}-onnx-{precision}": f"{step}-{name}" for name in students for precision, step in both}
+    labels = [f"{step}-{name}" for name in students for step in ("export", "quantize")]
+    return {read_bundle(artifacts[label].path / "bundle").spec.name: label for label in labels}
 
 
 def _judge(config: RegisterConfig, benchmark: "Artifact", candidates: tuple[str, ...]) -> "Verdict":

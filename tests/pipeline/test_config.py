@@ -118,7 +118,11 @@ def test_an_unknown_key_is_refused_with_the_nearest_or_all_known(
             {"distill": {"objective": {"relation_heads": 12}}},
             "distill.objective: no `kind` given; known kinds: 'direct', 'hidden', 'none', 'output', 'relation', 'sum'",
         ),
-        ({"quantize": {"kind": "static"}}, "quantize.kind: Input should be 'dynamic' (given: 'static')"),
+        (
+            {"quantize": {"kind": "statik"}},
+            "quantize.kind: unknown kind 'statik'; known kinds: 'fp32', 'fp16', 'dynamic', 'static', 'mixed', "
+            "'smoothquant', 'aware', 'openvino', 'search'",
+        ),
         ({"benchmark": {"target": {"kind": "tpu"}}}, "benchmark.target.kind: Input should be 'ort-cpu' (given: 'tpu')"),
     ],
 )

@@ -8,12 +8,18 @@ import numpy as np
 import onnx
 import onnxruntime.quantization
 import pytest
+from givens import given_alone
 from models import EXPORTED, ITEMS, Exported, exported_case
 from onnx import TensorProto, helper, numpy_helper
 from pydantic import TypeAdapter, ValidationError
+from written import steps
 
 from pipeline.errors import BadArtifact
-from pipeline.quantization import DynamicRecipe, Recipe, qualified_features
+from pipeline.quantization import Recipe
+from pipeline.quantizing.dynamic import DynamicRecipe
+from pipeline.quantizing.features import qualified_features
+from pipeline.quantizing.given import Given
+from pipeline.quantizing.static import StaticRecipe
 from serving.bundle import Golden, read_bundle, seal_core
 from serving.engine import Engine
 
@@ -36,8 +42,13 @@ def source_of(exported: Exported) -> Path:
     return exported.bundle / "model.onnx"
 
 
+def given_for(exported: Exported, path: Path) -> Given:
+    """What `dynamic` needs: a folder that vanishes."""
+    return given_alone(exported, path.parent)
+
+
 def quantized(exported: Exported, path: Path, **settings: Any) -> Any:
-    DynamicRecipe(**settings).apply(source_of(exported), path)
+    DynamicRecipe(**settings).apply(source_of(exported), path, given_for(exported, path))
     return onnx.load(path).graph
 
 
@@ -70,7 +81,8 @@ def test_every_product_with_a_weight_is_int8_and_no_other(exported: Exported, tm
 
 
 def test_the_counts_are_those_of_the_written_graph(exported: Exported, tmp_path: Path) -> None:
-    counts = DynamicRecipe().apply(source_of(exported), tmp_path / "model.onnx")
+    given = given_for(exported, tmp_path / "model.onnx")
+    counts = DynamicRecipe().apply(source_of(exported), tmp_path / "model.onnx", given)["operators"]
 
     written = [node.op_type for node in onnx.load(tmp_path / "model.onnx").graph.node]
     assert counts == {name: written.count(name) for name in written}
@@ -80,7 +92,7 @@ def test_the_source_is_left_alone(bert: Exported, tmp_path: Path) -> None:
     before = source_of(bert).read_bytes()
     quantized(bert, tmp_path / "model.onnx")
     assert source_of(bert).read_bytes() == before
-    assert [file.name for file in tmp_path.iterdir()] == ["model.onnx"]
+    assert [file.name for file in tmp_path.iterdir() if file.name != "scratch"] == ["model.onnx"]
 
 
 def test_the_same_graph_gives_the_same_bytes(bert: Exported, tmp_path: Path) -> None:
@@ -109,7 +121,7 @@ def test_one_scale_a_matrix_where_that_is_asked_for(bert: Exported, tmp_path: Pa
 
 def test_answers_stay_close_to_those_in_fp32(exported: Exported, tmp_path: Path) -> None:
     bundle = exported.copy(tmp_path / "int8")
-    DynamicRecipe().apply(source_of(exported), bundle / "model.onnx")
+    DynamicRecipe().apply(source_of(exported), bundle / "model.onnx", given_alone(exported, tmp_path))
     golden = read_bundle(exported.bundle).golden
     loose = Golden(items=golden.items, logits=golden.logits, tolerance=1e9)
     seal_core(bundle, spec=exported.spec(), golden=loose)
@@ -167,12 +179,12 @@ def graph_over_x(path: Path, nodes: list[onnx.NodeProto], **constants: np.ndarra
     return path
 
 
-def test_a_graph_in_which_nothing_can_be_quantized_is_refused(tmp_path: Path) -> None:
+def test_a_graph_in_which_nothing_can_be_quantized_is_refused(bert: Exported, tmp_path: Path) -> None:
     sums = [helper.make_node("Add", ["x", "one"], ["y"])]
     source = graph_over_x(tmp_path / "source.onnx", sums, one=np.ones(4, np.float32))
 
     with pytest.raises(BadArtifact) as refused:
-        DynamicRecipe().apply(source, tmp_path / "model.onnx")
+        DynamicRecipe().apply(source, tmp_path / "model.onnx", given_alone(bert, tmp_path))
 
     assert str(refused.value) == (
         f"{tmp_path / 'model.onnx'}: nothing was quantized; the graph has no MatMul or Gemm with a constant weight"
@@ -191,7 +203,7 @@ def test_a_product_that_stayed_in_fp32_is_refused_by_its_name(
     )
 
     with pytest.raises(BadArtifact, match=re.escape("was asked to be int8 and stayed fp32")) as refused:
-        DynamicRecipe().apply(source_of(bert), tmp_path / "model.onnx")
+        DynamicRecipe().apply(source_of(bert), tmp_path / "model.onnx", given_alone(bert, tmp_path))
 
     assert first_product(source_of(bert)) in str(refused.value)
 
@@ -202,7 +214,7 @@ def first_product(path: Path) -> str:
     return next(node.name for node in graph.node if node.op_type in ("MatMul", "Gemm") and constants & set(node.input))
 
 
-def test_a_weight_that_is_computed_from_constants_does_not_slip_through(tmp_path: Path) -> None:
+def test_a_weight_that_is_computed_from_constants_does_not_slip_through(bert: Exported, tmp_path: Path) -> None:
     """The quantizer skips it, as it is no initializer; it is a weight all the same."""
     products = [
         helper.make_node("MatMul", ["x", "plain"], ["first"], name="first"),
@@ -213,7 +225,7 @@ def test_a_weight_that_is_computed_from_constants_does_not_slip_through(tmp_path
     source = graph_over_x(tmp_path / "source.onnx", products, plain=square, folded=2 * square)
 
     with pytest.raises(BadArtifact) as refused:
-        DynamicRecipe().apply(source, tmp_path / "model.onnx")
+        DynamicRecipe().apply(source, tmp_path / "model.onnx", given_alone(bert, tmp_path))
     assert str(refused.value) == f"{tmp_path / 'model.onnx'}: second was asked to be int8 and stayed fp32"
 
 
@@ -225,5 +237,22 @@ def test_a_recipe_loads_by_its_kind() -> None:
     assert recipe.validate_python({"kind": "dynamic"}) == DynamicRecipe(per_channel=True)
     with pytest.raises(ValidationError, match="Extra inputs are not permitted"):
         recipe.validate_python({"kind": "dynamic", "per_chanel": True})
-    with pytest.raises(ValidationError, match="Input should be 'dynamic'"):
-        recipe.validate_python({"kind": "static"})
+    with pytest.raises(ValidationError, match=r"expected tags: 'fp32', 'fp16', 'dynamic', 'static', .*'search'"):
+        recipe.validate_python({"kind": "statik"})
+
+
+def test_a_search_holds_any_recipe_but_another_search() -> None:
+    search = TypeAdapter[Any](Recipe).validate_python({"kind": "search", "recipes": [{"kind": "static"}]})
+    assert [type(one) for one in search.recipes] == [StaticRecipe]
+    assert search.needs == {"calibration", "dev"}
+    assert len(TypeAdapter[Any](Recipe).validate_python({"kind": "search"}).recipes) >= 8
+    with pytest.raises(ValidationError, match="union_tag_invalid"):
+        TypeAdapter(Recipe).validate_python({"kind": "search", "recipes": [{"kind": "search"}]})
+
+
+@pytest.mark.parametrize(
+    ("kind", "more"), [("dynamic", set()), ("static", {"task"}), ("aware", {"task", "model"}), ("search", {"task"})]
+)
+def test_a_step_reads_what_its_recipe_needs_and_no_more(kind: str, more: set[str]) -> None:
+    step = steps(quantize={"kind": kind})["quantize-student"]
+    assert {*step.inputs, *step.sources} == {"bundle", *more}

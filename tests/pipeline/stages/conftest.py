@@ -16,10 +16,10 @@ from pipeline.data.corpus import CorpusSource
 from pipeline.encoders.teachers import TeacherConfig
 from pipeline.graph import Inputs, TaskSplits, Tools
 from pipeline.progress import Silent
+from pipeline.quantizing.dynamic import DynamicRecipe
 from pipeline.stages.distill import DistillConfig
 from pipeline.stages.export import ExportConfig
 from pipeline.stages.finetune import FinetuneConfig
-from pipeline.stages.quantize import QuantizeConfig
 from pipeline.tasking.base import TUNING
 from pipeline.tasks import Task
 
@@ -121,7 +121,7 @@ class Chain:
     @cached_property
     def quantized(self) -> Artifact:
         inputs = Inputs({"bundle": self.exported}, {"task": self.task})
-        return self.run("quantize", "quantize-student", QuantizeConfig(), inputs)
+        return self.run("quantize", "quantize-student", DynamicRecipe(), inputs)
 
 
 @pytest.fixture(scope="session")

@@ -11,7 +11,8 @@ import pytest
 
 from pipeline.errors import BadArtifact
 from pipeline.graph import Inputs
-from pipeline.quantization import DynamicRecipe, qualified_features
+from pipeline.quantizing.dynamic import DynamicRecipe
+from pipeline.quantizing.features import qualified_features
 from serving.bundle import read_bundle
 from serving.engine import Engine, check_golden
 
@@ -65,9 +66,9 @@ def test_the_source_bundle_is_left_alone(chain: Any) -> None:
 def test_a_recipe_that_makes_the_graph_no_smaller_is_refused(
     chain: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def copy(_: DynamicRecipe, source: Path, target: Path) -> dict[str, int]:
+    def copy(_: DynamicRecipe, source: Path, target: Path, given: Any) -> dict[str, Any]:
         shutil.copyfile(source, target)
-        return {}
+        return {"operators": {}}
 
     monkeypatch.setattr(DynamicRecipe, "apply", copy)
     inputs = Inputs({"bundle": chain.exported}, {"task": chain.task})

@@ -40,8 +40,8 @@ def artifacts(tmp_path: Path, seal: Any) -> dict[str, Artifact]:
         path = tmp_path / "artifacts" / label
         (path / EVIDENCE).mkdir(parents=True)
         found[label] = path
-    for label, bias in (("export-student", 0.0), ("quantize-student", 0.5)):
-        tiny_bundle(found[label] / "bundle", name=label, bias=bias)
+    for label, name, bias in (("export-student", SMALL, 0.0), ("quantize-student", INT8, 0.5)):
+        tiny_bundle(found[label] / "bundle", name=name, bias=bias)
     (found["export-student"] / EVIDENCE / "parity.json").write_text('{"texts": 256}')
     (found["distill"] / EVIDENCE / "curve.jsonl").write_text('{"step":10,"loss":2.0}\n{"step":20,"loss":1.0}\n')
     (found["benchmark"] / "receipt.json").write_text('{"raw": [1, 2, 3]}')
@@ -322,11 +322,11 @@ def test_of_several_students_the_fastest_that_passes_ships_with_its_own_parity(
     several = {label: artifact for label, artifact in artifacts.items() if "student" not in label}
     figures: dict[str, Any] = {TEACHER: FIGURES[TEACHER]}
     for name, p95_ms in (("small", 4.0), ("wide-one", 3.0), ("bad", 1.0)):
-        for step, bias in (("export", 0.0), ("quantize", 0.5)):
+        for step, variant, bias in (("export", "onnx-fp32", 0.0), ("quantize", "onnx-int8", 0.5)):
             path = tools.workspace / "several" / f"{step}-{name}"
             (path / EVIDENCE).mkdir(parents=True)
             (path / EVIDENCE / "parity.json").write_text(json.dumps({"of": f"{step}-{name}"}))
-            tiny_bundle(path / "bundle", name=name, bias=bias + p95_ms)
+            tiny_bundle(path / "bundle", name=f"{name}-{variant}", bias=bias + p95_ms)
             several[f"{step}-{name}"] = seal(path, label=f"{step}-{name}")
         accuracy = 0.1 if name == "bad" else 0.88
         figures[f"{name}-onnx-fp32"] = {"accuracy": accuracy, "p95_ms": p95_ms + 5}

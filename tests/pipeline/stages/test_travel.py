@@ -18,9 +18,9 @@ from pipeline.encoders.heads import load_tuned
 from pipeline.encoders.teachers import TeacherConfig, load_tokenizer
 from pipeline.graph import Inputs
 from pipeline.quantization import DynamicRecipe
+from pipeline.quantizing.building import INT8_OVER_FP32
 from pipeline.stages.export import ExportConfig
 from pipeline.stages.finetune import FinetuneConfig
-from pipeline.stages.quantize import INT8_OVER_FP32
 from pipeline.tasking.base import TUNING, TaskData
 from pipeline.tasking.fitted import Fitted, fitted_of, read_fitted
 from pipeline.tasks import TaskSplits

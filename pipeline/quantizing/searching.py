@@ -1,0 +1,247 @@
+"""A search at work: every recipe makes a candidate in a process of its own, those that nothing speaks for are dropped
+after a short timing, the rest are timed properly, and the fastest within the budget is the bundle.
+
+A candidate that cannot be made leaves one message; the rest go on.
+"""
+
+import re
+import shutil
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Final
+
+import msgspec
+
+from pipeline.artifact import EVIDENCE, write_json
+from pipeline.errors import BadArtifact, Failure, GateFailed, Transient
+from pipeline.quantizing.candidate import Job, Receipt, trial
+from pipeline.quantizing.given import Given
+from pipeline.quantizing.pareto import Choice, Figures, beaten, choose, misses, relative
+from pipeline.quantizing.search import SearchBase, recipe_name, shapes_within
+from pipeline.quantizing.search_report import Row, table_text, write_report
+from pipeline.quantizing.timing import Timing, look, time_properly
+
+BASELINE: Final = "exported"  # the fp32 bundle: no candidate, but what all are compared with
+TEXTS: Final = 512  # of dev, from which inputs of a length are cut
+
+
+@dataclass
+class Search:
+    """`cache` is where the task's data is kept, `out` the artifact's folder. A test passes in what starts processes."""
+
+    config: SearchBase
+    given: Given
+    cache: Path
+    out: Path
+    threads: int
+    trial: Callable[..., Receipt] = trial
+    look: Callable[..., Timing] = look
+    race: Callable[..., Timing] = time_properly
+    clock: Callable[[], float] = time.monotonic
+    receipts: dict[str, Receipt] = field(default_factory=dict)
+    failures: dict[str, Failure] = field(default_factory=dict)
+    losers: dict[str, str] = field(default_factory=dict)
+    timings: dict[str, Timing] = field(default_factory=dict)
+
+    def run(self) -> dict[str, Any]:
+        """Leave `bundle/` and the evidence in `out`; return the facts.
+
+        Raises:
+            GateFailed: nobody meets the budget; the message has the nearest.
+            BadArtifact: fp32 itself cannot be computed, or no recipe made anything (Transient where each may yet).
+        """
+        self._try_all()
+        figures = self._race()
+        self._require_some()
+        out = {BASELINE, *self.losers}
+        choice = choose([each for name, each in figures.items() if name not in out], self.config.budget)
+        facts = self._facts(choice, self._rows(figures, choice))
+        self._keep(choice, facts)
+        if choice.winner is None:
+            raise GateFailed(
+                f"no candidate meets the budget; the nearest: {choice.reason}; allow more or try other recipes "
+                f"(all receipts: {self._evidence})"
+            )
+        shutil.copytree(self._bundle(choice.winner), self.out / "bundle")
+        return {**self.receipts[choice.winner].facts, "search": facts}
+
+    # -- candidates ----------------------------------------------------------------------------------------------------
+
+    @cached_property
+    def recipes(self) -> dict[str, dict[str, Any]]:
+        """The candidates by name, in the order they were written."""
+        return {recipe_name(recipe): recipe.model_dump(mode="json") for recipe in self.config.recipes}
+
+    def _try_all(self) -> None:
+        self._bundle("").mkdir()
+        ends = self.clock() + (self.config.seconds or float("inf"))
+        with self.given.reporter.bar("search", total=1 + len(self.recipes), unit="candidates") as bar:
+            bar.advance(0, note=BASELINE)
+            self.receipts[BASELINE] = self._try(BASELINE, None)
+            bar.advance()
+            for name, recipe in self.recipes.items():
+                bar.advance(0, note=name)
+                self._try_one(name, recipe, seconds=ends - self.clock())
+                bar.advance()
+        self._require_some()
+
+    def _require_some(self) -> None:
+        if len(self.failures) < len(self.recipes):
+            return
+        told = "\n  ".join(f"{name}: {failure}" for name, failure in self.failures.items())
+        retry = all(isinstance(failure, Transient) for failure in self.failures.values())
+        raise (Transient if retry else BadArtifact)(f"no recipe made a candidate:\n  {told}")
+
+    def _try_one(self, name: str, recipe: dict[str, Any], *, seconds: float) -> None:
+        """A candidate more, or a failure more."""
+        if seconds <= 0:
+            self._fails(name, Failure(f"not tried: the search's {self.config.seconds:g} s were over; give it more"))
+            return
+        try:
+            self.receipts[name] = self._try(name, recipe, seconds=None if seconds == float("inf") else seconds)
+        except Failure as failure:
+            self._fails(name, failure)
+
+    def _try(self, name: str, recipe: dict[str, Any] | None, *, seconds: float | None = None) -> Receipt:
+        given, files = self.given, self.given.scratch
+        assert given.task is not None
+        most = min(self.config.dev_items, given.task.max_dev or self.config.dev_items)
+        job = Job(
+            name=name,
+            called=given.spec.name.removesuffix("onnx-fp32") + self.config.variant,
+            recipe=recipe,
+            bundle=str(given.bundle.path.resolve()),
+            target=str(self._bundle(name)),
+            task=given.task.model_copy(update={"max_dev": most}).model_dump(mode="json"),
+            folder=str(Path.cwd()),
+            cache=str(self.cache.resolve()),
+            scratch=str(files.resolve()),
+            checkpoints=str((given.checkpoints or files / "checkpoints").resolve() / _file_name(name)),
+            outputs=str(files.resolve() / f"{_file_name(name)}.npy"),
+            reference=str(files.resolve() / f"{BASELINE}.npy") if recipe else None,
+            model=str(given.model.resolve()) if given.model else None,
+            teacher=str(given.teacher.resolve()) if given.teacher else None,
+            threads=self.threads,
+        )
+        return self.trial(job, seconds=seconds)
+
+    def _bundle(self, name: str) -> Path:
+        if name == BASELINE:
+            return self.given.bundle.path.resolve()
+        return self.given.scratch.resolve() / "candidates" / _file_name(name)
+
+    # -- timing --------------------------------------------------------------------------------------------------------
+
+    @cached_property
+    def shapes(self) -> tuple[tuple[int, int], ...]:
+        return shapes_within(self.config, max_length=self.given.spec.max_length)
+
+    def _race(self) -> dict[str, Figures]:
+        """Everybody's figures: of those beaten at the first look the ones found there."""
+        early = self._figures("look", self.look, tuple(self.receipts))
+        rivals = [each for name, each in early.items() if name != BASELINE]
+        self.losers = beaten(rivals, self.config.budget)
+        late = self._figures("race", self.race, tuple(name for name in early if name not in self.losers))
+        return {name: early[name] for name in self.losers} | late
+
+    def _figures(self, called: str, timed: Callable[..., Timing], names: tuple[str, ...]) -> dict[str, Figures]:
+        """Of those among `names` that could be timed; the others are failures."""
+        timing = timed(
+            {name: self._bundle(name) for name in names},
+            shapes=self.shapes,
+            items=self.given.data.dev.items[:TEXTS],
+            threads=self.threads,
+            reporter=self.given.reporter,
+        )
+        self.timings[called] = timing
+        if BASELINE in timing.failed:
+            raise BadArtifact(f"the exported bundle cannot be timed: {timing.failed[BASELINE]}")
+        for name, message in timing.failed.items():
+            self._fails(name, Failure(message))
+        ms = timing.ms()
+        return {name: figures_of(self.receipts[name], ms[name], ms[BASELINE]) for name in ms}
+
+    def _fails(self, name: str, failure: Failure) -> None:
+        """One message; what there is of its bundle is of no use, and may fill the disk."""
+        self.failures[name] = failure
+        shutil.rmtree(self._bundle(name), ignore_errors=True)
+        self.given.reporter.line(f"  {name}: {failure}")
+
+    # -- what is kept --------------------------------------------------------------------------------------------------
+
+    @property
+    def _evidence(self) -> Path:
+        return self.out / EVIDENCE / "search"
+
+    def _rows(self, figures: Mapping[str, Figures], choice: Choice) -> list[Row]:
+        """What was exported first, then who was raced, the fastest first, then the others, and who failed."""
+        order = sorted(figures, key=lambda name: (name != BASELINE, name in self.losers, figures[name].relative_ms))
+        made = [self._row(figures[name], choice) for name in order]
+        return [*made, *(Row(name, remark=str(failure)) for name, failure in self.failures.items())]
+
+    def _row(self, figures: Figures, choice: Choice) -> Row:
+        receipt, name = self.receipts[figures.name], figures.name
+        missed = ", ".join(miss.told for miss in misses(figures, self.config.budget))
+        remark = "fp32" if name == BASELINE else f"misses {missed}" if missed else ""
+        if name in self.losers:
+            remark = f"at a first look beaten at every shape by {self.losers[name]}"
+        return Row(
+            name=name,
+            figures=figures,
+            drop_low=0.0 - receipt.difference.high,
+            drop_high=0.0 - receipt.difference.low,
+            flips=receipt.flips,
+            raced=name not in self.losers,
+            on_front=name in choice.front,
+            chosen=name == choice.winner,
+            remark="chosen" if name == choice.winner else remark,
+        )
+
+    def _facts(self, choice: Choice, rows: list[Row]) -> dict[str, Any]:
+        baseline = self.receipts[BASELINE]
+        return {
+            "winner": choice.winner,
+            "reason": choice.reason,
+            "front": list(choice.front),
+            "metric": baseline.metric,
+            "dev_items": baseline.items,
+            "shapes": [list(shape) for shape in self.shapes],
+            "threads": self.threads,
+            "budget": self.config.budget.model_dump(mode="json"),
+            "rows": msgspec.to_builtins(rows),
+        }
+
+    def _keep(self, choice: Choice, facts: dict[str, Any]) -> None:
+        """Every candidate's receipt or failure, the timings with all samples, the table for people, and the page."""
+        self._evidence.mkdir(parents=True, exist_ok=True)
+        for name, receipt in self.receipts.items():
+            write_json(self._evidence / f"{_file_name(name)}.json", receipt)
+        for name, failure in self.failures.items():
+            told = {"name": name, "recipe": self.recipes[name], "failed": str(failure), "code": failure.exit_code}
+            write_json(self._evidence / f"{_file_name(name)}.json", told)
+        for called, timing in self.timings.items():
+            write_json(self._evidence / f"{called}.json", timing)
+        self.given.reporter.line(f"{table_text(facts)}\n{choice.reason}")
+        write_report(facts, self.out, title=f"Search for {self.given.spec.name.removesuffix('-onnx-fp32')}")
+
+
+def figures_of(receipt: Receipt, ms: Mapping[str, float], baseline: Mapping[str, float]) -> Figures:
+    """A candidate's figures beside the baseline's times."""
+    return Figures(
+        name=receipt.name,
+        metric=receipt.value,
+        drop=0.0 - receipt.difference.estimate,
+        size_mb=receipt.size_mb,
+        batch_difference=max((each.max_difference for each in receipt.invariance), default=0.0),
+        batch_flips=max((each.flips for each in receipt.invariance), default=0),
+        ms=dict(ms),
+        relative_ms=relative(ms, baseline),
+    )
+
+
+def _file_name(name: str) -> str:
+    """dynamic per_channel=false -> dynamic-per_channel-false."""
+    return re.sub(r"[^\w.]+", "-", name)
