@@ -2,6 +2,7 @@
 it."""
 
 from collections.abc import Iterable, Mapping
+from importlib.metadata import PackageNotFoundError, version
 from itertools import combinations
 from pathlib import Path
 
@@ -163,6 +164,23 @@ def _check_distillation(config: RunConfig) -> None:
             f"finetune.distillation.hidden: {pruned[0]} has a vocabulary of its own (distill.vocabulary) and reads "
             "other tokens than its teacher, so their states do not stand side by side; set it to 0"
         )
+
+
+def check_measured(config: RunConfig) -> None:
+    """Raise BadRequest where a variant is made that the benchmark could not measure here."""
+    if config.quantize.kind == "fp16" and not _is_installed("onnxruntime-gpu"):
+        raise BadRequest(
+            "quantize.kind: fp16 is for CUDA, and the benchmark would measure it here, without onnxruntime-gpu; make "
+            "the bundle alone with `retort stage quantize`, or choose another recipe"
+        )
+
+
+def _is_installed(name: str) -> bool:
+    try:
+        version(name)
+    except PackageNotFoundError:
+        return False
+    return True
 
 
 def _check_gate(config: RunConfig) -> None:

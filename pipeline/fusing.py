@@ -141,6 +141,11 @@ def _check(source: Path, target: Path) -> None:
     graph = onnx.load(target, load_external_data=False).graph
     if not any(node.op_type in FUSED for node in graph.node):
         raise BadArtifact(f"{source}: nothing to fuse: no attention, normalisation or activation is known; {UNFUSED}")
+    left = [node for node in graph.node if node.op_type == "Softmax"]
+    if left and any(node.op_type in BIAS_OF for node in graph.node):
+        raise BadArtifact(
+            f"{source}: {label(left[0])} belongs to an attention that did not fuse as others did; {UNFUSED}"
+        )
     reads_mask = MASK in {value.name for value in graph.input}
     for node in graph.node:
         places = BIAS_OF.get(node.op_type, ())

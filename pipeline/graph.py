@@ -79,12 +79,14 @@ class Step:
 @dataclass(frozen=True)
 class Stage:
     """A stage's module. `fresh_for` limits the age of what it made; `place` is what the machine adds to its key;
-    `teamed` says that a team of processes runs it together."""
+    `teamed` says that a team of processes runs it together; `libraries` are what it computes with beside those that all
+    stages share (keys.py)."""
 
     name: str
     fresh_for: Callable[[Any], float] | None = None
     place: Callable[[Any], str] | None = None
     teamed: bool = False
+    libraries: tuple[str, ...] = ()
 
     @property
     def run(self) -> Callable[[Any, Inputs, Path, Tools], dict[str, Any]]:
@@ -103,11 +105,17 @@ class Stage:
         return together(jobs, inputs)
 
 
-def _instructions(config: Any) -> str:
-    """What int8 and bf16 are computed with here; of a search, which measures, the whole machine."""
-    from pipeline.quantizing.features import computes_with
+def _fresh_for(config: Any) -> float:
+    hours: float = config.max_age_hours
+    return hours * 3600
 
-    return _here(config) if config.kind == "search" else ",".join(computes_with())
+
+def _instructions(config: Any) -> str:
+    """What int8 and bf16 are computed with here; of a search, which measures, the whole machine and its threads."""
+    from pipeline.quantizing.features import computes_with
+    from serving.cpu import usable_threads
+
+    return f"{_here(config)},{usable_threads()}" if config.kind == "search" else ",".join(computes_with())
 
 
 def _here(_: Any) -> str:
@@ -122,9 +130,9 @@ STAGES = {
         Stage("pretrain", teamed=True),
         Stage("distill", teamed=True),
         Stage("finetune"),
-        Stage("export"),
-        Stage("quantize", place=_instructions),
-        Stage("benchmark", fresh_for=lambda config: config.max_age_hours * 3600, place=_here),
+        Stage("export", libraries=("onnxscript",)),
+        Stage("quantize", place=_instructions, libraries=("onnxscript", "numpy", "openvino", "nncf")),
+        Stage("benchmark", fresh_for=_fresh_for, place=_here, libraries=("openvino",)),
         Stage("register"),
     )
 }

@@ -13,7 +13,7 @@ import msgspec
 from pipeline.graph import STAGES, Step
 from pipeline.records import Record
 
-LOCKED = ("torch", "transformers", "tokenizers", "onnx", "onnxruntime", "openvino", "nncf")
+LOCKED = ("torch", "transformers", "tokenizers", "onnx", "onnxruntime")
 ROOT = Path(__file__).resolve().parent.parent
 ROOMS = ("pipeline", "serving", "benchmarks")
 NATIVE = (".cpp", ".h")
@@ -29,7 +29,7 @@ def step_key(step: Step, digests: Mapping[str, str]) -> str:
         "config": canonical(step.config),
         "inputs": sorted(digests.items()),
         "code": code_identity(step.modules),
-        "versions": versions(),
+        "versions": versions(step.stage),
         "place": stage.place(step.config) if stage.place else None,
     }
     text = msgspec.json.encode(asked, order="deterministic")
@@ -42,9 +42,10 @@ def canonical(config: Record) -> Any:
 
 
 @cache
-def versions() -> dict[str, str]:
-    """The installed versions that decide what a stage computes."""
-    return {name: _version(name) for name in LOCKED}
+def versions(stage: str) -> dict[str, str]:
+    """The installed versions that decide what a stage computes: those that all share, and its own. An extra that is
+    installed later must not retrain."""
+    return {name: _version(name) for name in (*LOCKED, *STAGES[stage].libraries)}
 
 
 @cache

@@ -38,7 +38,7 @@ def show_run(config: RunConfig, workspace: Workspace, artifacts: Mapping[str, Ar
         result |= _show_figures(artifacts["benchmark"], console)
     else:
         _show_steps(config.name, artifacts, console)
-    result["searches"] = _show_searches(artifacts, console)
+    result |= _show_searches(artifacts, console)
     if "register" in artifacts:
         result |= _show_verdict(artifacts["register"], folder, console)
     for path in evidence:
@@ -87,7 +87,7 @@ def _show_searches(artifacts: Mapping[str, Artifact], console: Any) -> dict[str,
     for label, facts in found.items():
         console.print(build_table(facts))
         console.print(f"{label}: {facts['reason']}", soft_wrap=True)
-    return found
+    return {"searches": found} if found else {}
 
 
 def _show_verdict(register: Artifact, folder: Path, console: Any) -> dict[str, Any]:

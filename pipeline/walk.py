@@ -149,7 +149,7 @@ class Walk:
             checkpoints=checkpoints,
             reporter=self.reporter,
             label=step.label,
-            code=json_digest([code_identity(step.modules), versions()]),
+            code=json_digest([code_identity(step.modules), versions(step.stage)]),
             team=self._team_of(step),
         )
 
@@ -165,7 +165,7 @@ class Walk:
             inputs=self._digests(step),
             config=canonical(step.config),
             code=code_identity(step.modules),
-            versions=versions(),
+            versions=versions(step.stage),
             git=git_state(),
             machine=msgspec.to_builtins(read()),
             finished_at=datetime.now(UTC).isoformat(timespec="seconds"),

@@ -9,6 +9,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
+from math import isfinite
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -20,6 +21,7 @@ from pydantic import Field, TypeAdapter
 from benchmarks.invariance import ITEMS as INVARIANCE_ITEMS
 from benchmarks.invariance import Invariance, labels_of, measure
 from benchmarks.outputs import Floats, read_outputs, write_outputs
+from pipeline.errors import BadArtifact
 from pipeline.quality import Difference, paired_difference, require_finite
 from pipeline.quantizing.trials import child_main, in_process
 
@@ -100,7 +102,7 @@ def run(job: Job) -> Receipt:
         invariance=_invariance(engine, given),
         facts=facts,
         cpu_features=bundle.spec.cpu_features,
-        providers=bundle.spec.providers,
+        providers=engine.providers,
         threads=job.threads,
         seconds=time.perf_counter() - started,
     )
@@ -156,7 +158,10 @@ def _difference(task: "AnyTask", given: "Given", outputs: Sequence[Floats], refe
     tokenizer = Tokenizer.from_file(str(given.bundle.path / "tokenizer.json"))
     places = task.places(given.data.dev, tokenizer, max_length=given.spec.max_length)
     mine, theirs = (task.answers(each, given.fitted, places) for each in (outputs, reference))
-    return paired_difference(task.metrics[0], mine, theirs, task.truths(given.data.dev, given.fitted))
+    found = paired_difference(task.metrics[0], mine, theirs, task.truths(given.data.dev, given.fitted))
+    if not isfinite(found.estimate):
+        raise BadArtifact(f"its answers, or fp32's, are all the same: {task.metrics[0]} is undefined for them")
+    return found
 
 
 def _flips(outputs: Sequence[Floats], reference: Sequence[Floats], bundle: "Bundle") -> int:

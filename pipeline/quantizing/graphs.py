@@ -9,7 +9,7 @@ from pipeline.errors import BadArtifact
 if TYPE_CHECKING:
     import onnx
 
-FLOAT_WEIGHT_OPS: Final = ("MatMul", "Gemm", "Attention")
+FLOAT_WEIGHT_OPS: Final = ("MatMul", "Gemm", "FusedMatMul", "Attention")
 # What stands for an integer product: of dynamic quantization, fused attention, and where quantized values meet a
 # product that the runtime fuses with them (QDQ).
 INTEGER_PRODUCTS: Final = (
@@ -66,7 +66,7 @@ def require_quantized(path: Path, *, excluded: Collection[str] = ()) -> dict[str
     if not integer and not any(node.op_type in INTEGER_PRODUCTS for node in graph.node):
         raise BadArtifact(f"{path}: nothing was quantized; the graph has no MatMul or Gemm with a constant weight")
     done = {node.output[0] for node in integer}
-    left = [node for node in products if node.output[0] not in done and node.name not in excluded]
+    left = [node for node in products if node.output[0] not in done and (node.name or node.output[0]) not in excluded]
     if left:
         raise BadArtifact(f"{path}: {left[0].name or left[0].output[0]} was asked to be int8 and stayed fp32")
     _require_masks(path, graph)

@@ -4,6 +4,8 @@ It is a recipe of recipes, so its concrete class stands beside their union (pipe
 the work.
 """
 
+import re
+from hashlib import sha256
 from typing import Annotated, Any, ClassVar, Final, Literal
 
 from pydantic import Field, PositiveInt, field_validator, model_validator
@@ -27,6 +29,7 @@ TRIED: Final[Any] = (
     {"kind": "openvino", "precision": "bf16"},
     {"kind": "openvino", "precision": "int8"},
 )
+LONGEST: Final = 80  # of a file's name
 Shape = tuple[PositiveInt, PositiveInt]  # items, tokens of each
 
 
@@ -83,6 +86,12 @@ def recipe_name(recipe: RecipeBase) -> str:
     """Its kind, whether it is fused, and what else was set: `dynamic fused per_channel=false`."""
     settings = recipe.model_dump(mode="json", exclude_unset=True, exclude={"kind", "fused"})
     return " ".join([recipe.model_dump()["kind"], *(["fused"] if recipe.fused else []), *_told(settings)])
+
+
+def file_name(name: str) -> str:
+    """dynamic per_channel=false -> dynamic-per_channel-false; a long one is cut, with a digest to tell it apart."""
+    plain = re.sub(r"[^\w.]+", "-", name)
+    return plain if len(plain) <= LONGEST else f"{plain[:LONGEST]}-{sha256(name.encode()).hexdigest()[:8]}"
 
 
 def _told(settings: dict[str, Any]) -> list[str]:

@@ -80,8 +80,9 @@ def cells_of(row: Row, facts: Mapping[str, Any]) -> tuple[str, ...]:
 def circumstances(facts: Mapping[str, Any]) -> str:
     """What the figures hold for."""
     threads = f"{facts['threads']} thread{'s' if facts['threads'] > 1 else ''}"
+    where = f"{facts['machine']['cpu_model']}, {threads}"
     return (
-        f"{facts['dev_items']:,} dev items, {threads}, median of one run of the graph; "
+        f"{facts['dev_items']:,} dev items, {where}, median of one run of the graph; "
         "times as fast as exported, by the geometric mean of all shapes"
     )
 

@@ -4,7 +4,6 @@ after a short timing, the rest are timed properly, and the fastest within the bu
 A candidate that cannot be made leaves one message; the rest go on.
 """
 
-import re
 import shutil
 import time
 from collections.abc import Callable, Mapping
@@ -15,12 +14,13 @@ from typing import Any, Final
 
 import msgspec
 
+from benchmarks.machine import read
 from pipeline.artifact import EVIDENCE, write_json
 from pipeline.errors import BadArtifact, Failure, GateFailed, Transient
 from pipeline.quantizing.candidate import Job, Receipt, trial
 from pipeline.quantizing.given import Given
 from pipeline.quantizing.pareto import Choice, Figures, beaten, choose, misses, relative
-from pipeline.quantizing.search import SearchBase, recipe_name, shapes_within
+from pipeline.quantizing.search import SearchBase, file_name, recipe_name, shapes_within
 from pipeline.quantizing.search_report import Row, table_text, write_report
 from pipeline.quantizing.timing import Timing, look, time_properly
 
@@ -53,18 +53,19 @@ class Search:
             GateFailed: nobody meets the budget; the message has the nearest.
             BadArtifact: fp32 itself cannot be computed, or no recipe made anything (Transient where each may yet).
         """
+        assert self.shapes, "the budget's shapes are checked before anything is built"
         self._try_all()
         figures = self._race()
         self._require_some()
-        out = {BASELINE, *self.losers}
-        choice = choose([each for name, each in figures.items() if name not in out], self.config.budget)
+        left = [each for name, each in figures.items() if name not in {BASELINE, *self.losers}]
+        if not left:
+            raise BadArtifact(f"nobody is left to choose from: {'; '.join(map(str, self.failures.values()))}")
+        choice = choose(left, self.config.budget)
         facts = self._facts(choice, self._rows(figures, choice))
         self._keep(choice, facts)
         if choice.winner is None:
-            raise GateFailed(
-                f"no candidate meets the budget; the nearest: {choice.reason}; allow more or try other recipes "
-                f"(all receipts: {self._evidence})"
-            )
+            told = f"the nearest: {choice.reason}; allow more or try other recipes (all receipts: {self._evidence})"
+            raise GateFailed(f"no candidate meets the budget; {told}")
         shutil.copytree(self._bundle(choice.winner), self.out / "bundle")
         return {**self.receipts[choice.winner].facts, "search": facts}
 
@@ -87,6 +88,7 @@ class Search:
                 self._try_one(name, recipe, seconds=ends - self.clock())
                 bar.advance()
         self._require_some()
+        self._keep_receipts()
 
     def _require_some(self) -> None:
         if len(self.failures) < len(self.recipes):
@@ -119,8 +121,8 @@ class Search:
             folder=str(Path.cwd()),
             cache=str(self.cache.resolve()),
             scratch=str(files.resolve()),
-            checkpoints=str((given.checkpoints or files / "checkpoints").resolve() / _file_name(name)),
-            outputs=str(files.resolve() / f"{_file_name(name)}.npy"),
+            checkpoints=str((given.checkpoints or files / "checkpoints").resolve() / file_name(name)),
+            outputs=str(files.resolve() / f"{file_name(name)}.npy"),
             reference=str(files.resolve() / f"{BASELINE}.npy") if recipe else None,
             model=str(given.model.resolve()) if given.model else None,
             teacher=str(given.teacher.resolve()) if given.teacher else None,
@@ -131,7 +133,7 @@ class Search:
     def _bundle(self, name: str) -> Path:
         if name == BASELINE:
             return self.given.bundle.path.resolve()
-        return self.given.scratch.resolve() / "candidates" / _file_name(name)
+        return self.given.scratch.resolve() / "candidates" / file_name(name)
 
     # -- timing --------------------------------------------------------------------------------------------------------
 
@@ -210,18 +212,23 @@ class Search:
             "dev_items": baseline.items,
             "shapes": [list(shape) for shape in self.shapes],
             "threads": self.threads,
+            "machine": msgspec.to_builtins(read()),
             "budget": self.config.budget.model_dump(mode="json"),
             "rows": msgspec.to_builtins(rows),
         }
 
-    def _keep(self, choice: Choice, facts: dict[str, Any]) -> None:
-        """Every candidate's receipt or failure, the timings with all samples, the table for people, and the page."""
+    def _keep_receipts(self) -> None:
+        """Every candidate's receipt, and why a candidate failed: what failed later has both."""
         self._evidence.mkdir(parents=True, exist_ok=True)
         for name, receipt in self.receipts.items():
-            write_json(self._evidence / f"{_file_name(name)}.json", receipt)
+            write_json(self._evidence / f"{file_name(name)}.json", receipt)
         for name, failure in self.failures.items():
             told = {"name": name, "recipe": self.recipes[name], "failed": str(failure), "code": failure.exit_code}
-            write_json(self._evidence / f"{_file_name(name)}.json", told)
+            write_json(self._evidence / f"{file_name(name)}.failed.json", told)
+
+    def _keep(self, choice: Choice, facts: dict[str, Any]) -> None:
+        """Receipts and failures, the timings with all samples, the table for people, and the page."""
+        self._keep_receipts()
         for called, timing in self.timings.items():
             write_json(self._evidence / f"{called}.json", timing)
         self.given.reporter.line(f"{table_text(facts)}\n{choice.reason}")
@@ -240,8 +247,3 @@ def figures_of(receipt: Receipt, ms: Mapping[str, float], baseline: Mapping[str,
         ms=dict(ms),
         relative_ms=relative(ms, baseline),
     )
-
-
-def _file_name(name: str) -> str:
-    """dynamic per_channel=false -> dynamic-per_channel-false."""
-    return re.sub(r"[^\w.]+", "-", name)

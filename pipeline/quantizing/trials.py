@@ -45,7 +45,10 @@ def in_process(
         code, stderr = _wait([*_command(module, threads), str(job_file), str(result_file)], seconds)
         if code or not result_file.is_file():
             raise _failure(code, stderr=stderr)
-        return msgspec.json.decode(result_file.read_bytes(), type=result_type)
+        try:
+            return msgspec.json.decode(result_file.read_bytes(), type=result_type)
+        except msgspec.DecodeError as error:
+            raise Failure(f"what the process wrote cannot be read: {error}") from error
 
 
 def child_main(arguments: Sequence[str], job_type: type[_Job], work: Callable[[_Job], object]) -> int:

@@ -7,10 +7,13 @@ import pytest
 from models import LABELS, Fitted, encoder_folder, tuned_folder
 
 from pipeline import checks
-from pipeline.checks import check, check_team
+from pipeline.checks import check, check_measured, check_team
 from pipeline.config import RunConfig
 from pipeline.errors import BadArtifact, BadRequest
 from pipeline.graph import expand
+from pipeline.progress import Silent
+from pipeline.runner import run
+from pipeline.workspace import Workspace
 
 WRITTEN = {
     "name": "a-run",
@@ -62,6 +65,20 @@ def test_a_figure_beside_fp32_that_the_task_has_not_is_refused(teacher: Path, tm
         assert refusal(config(teacher, task=numbers, gate=[f"{figure} <= 0.02"]), tmp_path).startswith(
             f"register.gate: '{figure} <= 0.02': {figure} is no metric of this task; known here: "
         )
+
+
+def test_what_is_made_for_cuda_is_not_measured_without_it(
+    teacher: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = config(teacher, quantize={"kind": "fp16"})
+    with pytest.raises(BadRequest) as refused:
+        run(asked, Workspace.open(tmp_path / "work"), reporter=Silent())
+    assert str(refused.value) == (
+        "quantize.kind: fp16 is for CUDA, and the benchmark would measure it here, without onnxruntime-gpu; make the "
+        "bundle alone with `retort stage quantize`, or choose another recipe"
+    )
+    monkeypatch.setattr("pipeline.checks.version", lambda name: "1.31.1")
+    check_measured(asked)
 
 
 REFUSING = {**WRITTEN["task"], "refusal": {"data": {"kind": "files", "train": "in.csv", "test": "out.csv"}}}

@@ -290,3 +290,18 @@ def test_a_fused_graph_that_answers_otherwise_is_refused(
     monkeypatch.setattr(fusing, "fuse_embeddings", spoiled)
     with pytest.raises(BadArtifact, match=r"at batch 1, length 5 with padding it differs from model\.onnx by 1 "):
         fuse(plain("bert", base), tmp_path / "fused.onnx")
+
+
+def test_an_attention_that_did_not_fuse_beside_others_is_refused(
+    real: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def partly(source: Path) -> Any:
+        model = rewritten(source)
+        model.graph.node.append(helper.make_node("Softmax", ["logits"], ["left"], "left_over"))
+        model.graph.output.append(helper.make_tensor_value_info("left", TensorProto.FLOAT, None))
+        return model
+
+    rewritten = fusing._rewritten
+    monkeypatch.setattr(fusing, "_rewritten", partly)
+    with pytest.raises(BadArtifact, match="left_over belongs to an attention that did not fuse as others did"):
+        fuse(real[0], tmp_path / "fused.onnx")

@@ -5,9 +5,14 @@ from typing import Any
 import pytest
 from written import config, steps
 
+from benchmarks.machine import identity
 from pipeline.encoders.teachers import TeacherConfig
 from pipeline.graph import STAGES, expand, variants_of
+from pipeline.quantization import SearchRecipe
+from pipeline.quantizing.dynamic import DynamicRecipe
+from pipeline.quantizing.features import computes_with
 from pipeline.tasking.base import ALL, TUNING
+from serving.cpu import usable_threads
 
 
 def test_a_run_expands_into_these_steps_in_this_order() -> None:
@@ -91,6 +96,19 @@ def test_every_student_is_distilled_fine_tuned_exported_and_quantized_under_its_
 def test_the_teacher_in_torch_is_left_out_where_the_benchmark_says_so() -> None:
     measured = variants_of(config(benchmark={"torch": False}))
     assert list(measured) == ["teacher-onnx-fp32", "student-onnx-fp32", "student-onnx-int8"]
+
+
+def test_a_search_belongs_to_its_machine_and_a_recipe_to_what_the_cpu_computes_with() -> None:
+    place = STAGES["quantize"].place
+    assert place is not None
+    assert place(SearchRecipe()) == f"{identity()},{usable_threads()}"
+    assert place(DynamicRecipe()) == ",".join(computes_with())
+
+
+def test_the_quantized_variant_is_called_by_its_recipe() -> None:
+    names = {"dynamic": "onnx-int8", "openvino": "openvino-fp32", "fp32": "onnx-fused", "search": "onnx-best"}
+    for kind, name in names.items():
+        assert list(variants_of(config(quantize={"kind": kind})))[-1] == f"student-{name}"
 
 
 def test_every_student_is_measured_in_both_precisions() -> None:

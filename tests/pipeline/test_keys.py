@@ -2,6 +2,7 @@
 
 import ast
 from functools import cache
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -87,9 +88,18 @@ def test_a_key_changes_with_the_code_and_with_a_locked_version(monkeypatch: pyte
         patch.setattr(keys, "code_identity", lambda _: "other code")
         assert step_key(steps()["distill"], DIGESTS) != before
     with monkeypatch.context() as patch:
-        patch.setattr(keys, "versions", lambda: {"torch": "0.1"})
+        patch.setattr(keys, "versions", lambda stage: {"torch": "0.1"})
         assert step_key(steps()["distill"], DIGESTS) != before
     assert step_key(steps()["distill"], DIGESTS) == before
+
+
+def test_an_extra_that_is_installed_later_retrains_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = {label: step_key(step, DIGESTS) for label, step in steps().items()}
+    monkeypatch.setattr(keys, "_version", lambda name: "new" if name in ("openvino", "nncf") else version(name))
+    keys.versions.cache_clear()
+    after = {label: step_key(step, DIGESTS) for label, step in steps().items()}
+    keys.versions.cache_clear()
+    assert [label for label in before if before[label] != after[label]] == ["quantize-student", "benchmark"]
 
 
 def test_only_what_is_measured_depends_on_the_machine(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -172,7 +182,7 @@ def edit(monkeypatch: pytest.MonkeyPatch) -> Any:
         ("pipeline.distillation.relation_kl.cpu", {"distill"}),
         ("pipeline.distillation.output_kl", {"distill", "pretrain"}),
         ("pipeline.stages.pretrain", {"pretrain"}),
-        ("pipeline.training", {"distill", "finetune", "pretrain"}),
+        ("pipeline.training", {"distill", "finetune", "pretrain", "quantize"}),
         ("pipeline.quantization", {"quantize"}),
         ("benchmarks.session", {"benchmark", "quantize"}),  # a search measures
         ("serving.engine", {"export", "quantize", "benchmark"}),

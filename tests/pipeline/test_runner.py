@@ -65,8 +65,9 @@ class FakeText:
 class FakeStage:
     run: Callable[[FakeConfig, Inputs, Path, Tools], dict[str, Any]]
     fresh_for: Callable[[FakeConfig], float] | None = None
-    place: Callable[[], str] | None = None
+    place: Callable[[FakeConfig], str] | None = None
     teamed: bool = False
+    libraries: tuple[str, ...] = ()
 
     def run_jobs(self, jobs: Sequence[tuple[FakeConfig, Path, Tools]], inputs: Inputs) -> list[dict[str, Any]]:
         ((config, out, tools),) = jobs
@@ -142,7 +143,7 @@ def executed(root: Path, *, forget: bool = True) -> list[str]:
 
 @pytest.fixture
 def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Workspace:
-    for module, name, value in (*REPLACED, (runner, "check", unchecked)):
+    for module, name, value in (*REPLACED, (runner, "check", unchecked), (runner, "check_measured", unchecked)):
         monkeypatch.setattr(module, name, value)
     (tmp_path / "orders").mkdir()
     return Workspace.open(tmp_path)
@@ -585,7 +586,7 @@ class Telling(Silent):
 
 def main(root: Path) -> None:
     """What the processes above do."""
-    for module, name, value in (*REPLACED, (runner, "check", unchecked)):
+    for module, name, value in (*REPLACED, (runner, "check", unchecked), (runner, "check_measured", unchecked)):
         setattr(module, name, value)
     artifacts = run(FakeRun(), Workspace.open(root), reporter=Telling(root))
     print(json.dumps({label: artifact.digest for label, artifact in artifacts.items()}))

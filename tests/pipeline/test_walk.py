@@ -44,6 +44,7 @@ class FakeStage:
     fresh_for: None = None
     place: None = None
     teamed: bool = True
+    libraries: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         self.calls: list[list[Tools]] = []
@@ -110,7 +111,7 @@ def test_a_stage_is_told_what_identifies_its_code_and_libraries(
     """What it keeps for other runs is kept under that."""
     obtain(place, "a")
     obtain(place, "b")
-    monkeypatch.setattr(walk, "versions", lambda: {"torch": "another"})
+    monkeypatch.setattr(walk, "versions", lambda stage: {"torch": "another"})
     obtain(place, "c")
     one, same, other = (tools.code for call in stage.calls for tools in call)
     assert one == same != other

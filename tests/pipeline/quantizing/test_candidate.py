@@ -17,6 +17,7 @@ from models import LABELS, Exported, exported_case, sentences
 
 from benchmarks.outputs import read_outputs
 from pipeline.errors import BadArtifact, BadRequest, Failure, Transient
+from pipeline.quality import Difference
 from pipeline.quantizing import candidate, trials
 from pipeline.quantizing.candidate import Job, Receipt, trial
 from serving.bundle import read_bundle
@@ -93,6 +94,13 @@ def test_its_answers_are_the_engine_s_own(job: Job, tmp_path: Path, monkeypatch:
     items = [(row["text"],) for row in map(json.loads, (tmp_path / "dev.jsonl").read_text().splitlines())]
     wanted = Engine(read_bundle(tmp_path / "made"), threads=1).logits(items)
     np.testing.assert_array_equal(np.stack(read_outputs(Path(job.outputs))), np.stack(wanted))
+
+
+def test_a_metric_that_is_undefined_is_one_message(job: Job, monkeypatch: pytest.MonkeyPatch) -> None:
+    undefined = Difference("spearman", float("nan"), 0.0, 0.0, 40)
+    monkeypatch.setattr(candidate, "paired_difference", lambda *_: undefined)
+    with pytest.raises(BadArtifact, match="its answers, or fp32's, are all the same: accuracy is undefined for them"):
+        find(job, monkeypatch)
 
 
 def test_flips_are_items_answered_otherwise(job: Job, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

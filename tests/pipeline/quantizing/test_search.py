@@ -294,7 +294,7 @@ def test_a_candidate_that_fails_leaves_one_message_and_the_rest_go_on(stage: Sta
     assert stage.given.reporter.lines[0] == f"  dynamic fused: {failure}"
     assert len(stage.given.reporter.lines) == 2  # and the table
     assert not (stage.given.scratch / "candidates" / "dynamic-fused").exists()  # what it left would fill the disk
-    kept = json.loads((stage.out / "evidence" / "search" / "dynamic-fused.json").read_text())
+    kept = json.loads((stage.out / "evidence" / "search" / "dynamic-fused.failed.json").read_text())
     assert kept == {
         "name": "dynamic fused",
         "recipe": FUSED.model_dump(),

@@ -94,7 +94,7 @@ def test_the_alpha_whose_answers_are_nearest_is_taken(
     facts = SmoothQuantRecipe(samples=16, items=16).apply(source, tmp_path / "model.onnx", given_of(case, tmp_path))
 
     assert facts["alpha"] == 0.5
-    assert [point["alpha"] for point in facts["curve"]] == [0.25, 0.5, 0.75]
+    assert [point["alpha"] for point in facts["curve"]] == [0.25, 0.5, 0.75, 0.9]
     assert min(facts["curve"], key=lambda point: point["divergence"])["alpha"] == 0.5
     assert (tmp_path / "model.onnx").read_bytes() == (tmp_path / "scratch" / "alpha-0.5.onnx").read_bytes()
 

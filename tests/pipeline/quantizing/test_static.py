@@ -211,6 +211,14 @@ def test_a_graph_without_products_is_refused(bert: Exported, tmp_path: Path) -> 
     )
 
 
+def test_texts_that_are_all_cut_are_as_long_as_what_the_server_reads(bert: Exported, tmp_path: Path) -> None:
+    given = given_of(bert, tmp_path)
+    long = "good plot " * given.spec.max_length
+    rows = (f'{{"text": "{long}", "label": "{label}"}}\n' for label in ("good", "bad"))
+    (tmp_path / "train.jsonl").write_text("".join(rows))
+    assert [feed["input_ids"].shape for feed in given.calibration(16)] == [(1, given.spec.max_length)] * 2
+
+
 def test_texts_of_one_length_are_refused(bert: Exported, tmp_path: Path) -> None:
     given = given_of(bert, tmp_path)
     (tmp_path / "train.jsonl").write_text(

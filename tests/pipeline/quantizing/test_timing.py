@@ -77,3 +77,20 @@ def test_a_race_that_fails_for_a_reason_of_its_own_ends_the_search() -> None:
 
     with pytest.raises(Failure, match="other tokens"):
         time_properly(BUNDLES, **settings(Fails()))
+
+
+def test_a_process_that_was_killed_once_ends_no_race() -> None:
+    class KilledOnce(Races):
+        killed = False
+
+        def __call__(self, variants: Sequence[Variant], **settings: Any) -> tuple[Raced, ...]:
+            raced = super().__call__(variants, **settings)
+            if len(variants) > 1 and not self.killed:
+                self.killed = True
+                raise Failure("the process was ended by SIGKILL")
+            return raced
+
+    races = KilledOnce()
+    timing = time_properly(BUNDLES, **settings(races))
+    assert [names for names, _, _ in races.seen] == ["abc", "a", "b", "c", "c", "b", "a", "abc"]
+    assert (list(timing.ms()), timing.failed) == (["a", "b", "c"], {})
