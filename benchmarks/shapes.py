@@ -9,6 +9,7 @@ import json
 import sys
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from itertools import cycle, islice
 from pathlib import Path
 from statistics import median
@@ -23,10 +24,10 @@ from benchmarks.machine import affinity
 from benchmarks.measure import Latency, WarmUp, sample, summarize, warm_up
 from benchmarks.session import Variant, interleaved
 from benchmarks.targets import TARGET, Facts, Runner
-from benchmarks.worker import pin
+from benchmarks.worker import child_main, tell
 from serving.bundle import Item
 from serving.cpu import usable_threads
-from serving.errors import BadArtifact, BadRequest, Failure
+from serving.errors import BadArtifact, BadRequest
 
 FORWARD: Final = "forward"
 BATCHES: Final = 8  # different ones of a shape, taken in turn, as far as the texts reach
@@ -206,20 +207,7 @@ def _raced(timed: Sequence[TimedShape]) -> RacedShape:
 
 
 def main(arguments: Sequence[str]) -> int:
-    job_file, result_file = map(Path, arguments)
-    job = msgspec.json.decode(job_file.read_bytes(), type=ShapesJob)
-    pin(job.cores)
-    try:
-        result_file.write_bytes(msgspec.json.encode(measure_shapes(job, tell=_tell)))
-    except Failure as failure:
-        sys.stderr.write(f"{failure}\n")
-        return failure.exit_code
-    return 0
-
-
-def _tell(done: int, total: int) -> None:
-    sys.stdout.write(f'{{"done": {done}, "total": {total}}}\n')
-    sys.stdout.flush()
+    return child_main(arguments, ShapesJob, partial(measure_shapes, tell=tell))
 
 
 if __name__ == "__main__":

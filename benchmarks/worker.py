@@ -175,13 +175,13 @@ def pin(cores: Sequence[int]) -> None:
         os.sched_setaffinity(0, cores)
 
 
-def main(arguments: Sequence[str]) -> int:
+def child_main(arguments: Sequence[str], job_type: Any, measure: Callable[[Any], Any]) -> int:
+    """Read a job, pin this process to its cores, write what `measure` finds; the exit code."""
     job_file, result_file = map(Path, arguments)
-    job: Job = msgspec.json.decode(job_file.read_bytes(), type=Job)
+    job = msgspec.json.decode(job_file.read_bytes(), type=job_type)
     pin(job.cores)
     try:
-        result = measure_latency(job, tell=_tell) if isinstance(job, LatencyJob) else measure_quality(job, tell=_tell)
-        result_file.write_bytes(msgspec.json.encode(result))
+        result_file.write_bytes(msgspec.json.encode(measure(job)))
     except Failure as failure:
         sys.stderr.write(f"{failure}\n")
         return failure.exit_code
@@ -193,7 +193,16 @@ def main(arguments: Sequence[str]) -> int:
     return 0
 
 
-def _tell(done: int, total: int) -> None:
+def main(arguments: Sequence[str]) -> int:
+    return child_main(arguments, Job, _measure)
+
+
+def _measure(job: Job) -> LatencyResult | QualityResult:
+    return measure_latency(job, tell=tell) if isinstance(job, LatencyJob) else measure_quality(job, tell=tell)
+
+
+def tell(done: int, total: int) -> None:
+    """A line of progress for the parent."""
     sys.stdout.write(f'{{"done": {done}, "total": {total}}}\n')
     sys.stdout.flush()
 
