@@ -116,8 +116,8 @@ class BaseTask(Record):
     """whether there is anything to learn without a teacher"""
     numeric: ClassVar[bool] = False
     """whether answers are numbers: no temperature softens them, and no two variants give the same"""
-    calibrated: ClassVar[bool] = False
-    """whether answers are labels of a whole text, with probabilities that can be too sure"""
+    compared: ClassVar[tuple[str, ...]] = ("drop", "flips")
+    """what a gate may ask of a variant beside its own fp32: `ece` where labels of a whole text may be too sure"""
 
     @property
     def metrics(self) -> tuple[str, ...]:
@@ -129,11 +129,6 @@ class BaseTask(Record):
     def figures(self) -> tuple[str, ...]:
         """The names of all that `judged` gives."""
         return self.metrics
-
-    @property
-    def compared(self) -> tuple[str, ...]:
-        """What a gate may ask of a variant beside its own fp32."""
-        return ("drop", *(() if self.numeric else ("flips",)), *(("ece",) if self.calibrated else ()))
 
     @abstractmethod
     def head(self, label_names: Sequence[str]) -> Head:

@@ -58,7 +58,7 @@ class Classification(BaseTask):
     label_smoothing: Smoothing = 0.0
     refusal: Refusal | None = None
 
-    calibrated: ClassVar[bool] = True
+    compared: ClassVar[tuple[str, ...]] = ("drop", "flips", "ece")
     known_metrics: ClassVar[tuple[str, ...]] = ("accuracy", "macro_f1", "matthews")
 
     @property

@@ -42,6 +42,7 @@ class Embedding(BaseTask):
 
     learns_labels: ClassVar[bool] = False
     numeric: ClassVar[bool] = True
+    compared: ClassVar[tuple[str, ...]] = ("drop",)
     known_metrics: ClassVar[tuple[str, ...]] = ("spearman", "pearson")
 
     @property

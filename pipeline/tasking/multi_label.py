@@ -37,7 +37,7 @@ class MultiLabel(BaseTask):
     class_weights: ClassWeights = "equal"
     label_smoothing: Smoothing = 0.0
 
-    calibrated: ClassVar[bool] = True
+    compared: ClassVar[tuple[str, ...]] = ("drop", "flips", "ece")
     known_metrics: ClassVar[tuple[str, ...]] = ("micro_f1", "macro_f1")
 
     def head(self, label_names: Sequence[str]) -> Head:

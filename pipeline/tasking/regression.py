@@ -24,6 +24,7 @@ class Regression(BaseTask):
     metric: Literal["spearman", "pearson"] = "spearman"
 
     numeric: ClassVar[bool] = True
+    compared: ClassVar[tuple[str, ...]] = ("drop",)
     known_metrics: ClassVar[tuple[str, ...]] = ("spearman", "pearson")
 
     def head(self, label_names: Sequence[str]) -> Head:  # noqa: ARG002
