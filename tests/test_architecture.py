@@ -291,8 +291,11 @@ def test_torch_and_what_its_builds_pull_in_stand_in_no_other_lock() -> None:
 def test_no_package_index_is_written_into_the_requirements() -> None:
     files = [path for path in (ROOT / "requirements").iterdir() if path.suffix in (".in", ".txt")]
     assert len(files) >= 7
-    index = re.compile(r"https?:|--?(?:extra-)?index-url|-i\s|--find-links|-f\s|--trusted-host")
-    assert [f"{p.name}: {line}" for p in files for line in p.read_text().splitlines() if index.search(line)] == []
+    lines = [(path.name, line) for path in files for line in path.read_text().splitlines()]
+    assert [told for told in lines if re.search("https?:", told[1])] == []
+    # No option at all, not even in a comment, but another file of requirements and a package's digest.
+    options = {(name, option) for name, line in lines for option in re.findall(r"(?:^|\s)(-{1,2}[A-Za-z][\w-]*)", line)}
+    assert {option for _, option in options} <= {"-r", "--hash"}, options
 
 
 def test_the_ranges_of_the_metadata_hold_what_is_locked() -> None:
