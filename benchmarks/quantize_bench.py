@@ -143,11 +143,10 @@ def main() -> None:
     Screen().print(json.dumps({"picks": result["picks"], "reached": result["reached"]}), soft_wrap=True)
 
 
-def measured(config: RunConfig, asked: argparse.Namespace, place: Workspace, folder: Path) -> dict[str, Any]:
-    """Everything, as it is written."""
-    before, bundle = disturbance(), read_bundle(asked.bundle)
+def search_over(config: RunConfig, asked: argparse.Namespace, place: Workspace, folder: Path) -> Search:
+    """The search that chooses on dev, all of it in a folder that vanishes."""
     given = Given(
-        bundle=bundle,
+        bundle=read_bundle(asked.bundle),
         scratch=folder,
         task=config.task,
         load=partial(config.task.load, place.cache, silent),
@@ -156,16 +155,16 @@ def measured(config: RunConfig, asked: argparse.Namespace, place: Workspace, fol
         reporter=Console(),
     )
     (folder / "out").mkdir()
-    search = Search(
-        config=SearchRecipe.model_validate({"kind": "search", "recipes": RECIPES}),
-        given=given,
-        cache=place.cache,
-        out=folder / "out",
-        threads=usable_threads(),
-    )
-    facts = search.run()["search"]
+    recipes = SearchRecipe.model_validate({"kind": "search", "recipes": RECIPES})
+    return Search(config=recipes, given=given, cache=place.cache, out=folder / "out", threads=usable_threads())
+
+
+def measured(config: RunConfig, asked: argparse.Namespace, place: Workspace, folder: Path) -> dict[str, Any]:
+    """Everything, as it is written."""
+    before, search = disturbance(), search_over(config, asked, place, folder)
+    given, facts = search.given, search.run()["search"]
     picked = picks(search, facts)
-    bundles = {name: search._bundle(name) for name in search.receipts if name not in search.failures}
+    bundles = {name: search.bundle(name) for name in search.receipts if name not in search.failures}
     chosen = {BASELINE, *(name for name in picked.values() if name)}
     data = config.task.load(place.cache, silent, ALL)
     test = scored({name: bundles[name] for name in chosen}, config, data)

@@ -66,7 +66,7 @@ class Search:
         if choice.winner is None:
             told = f"the nearest: {choice.reason}; allow more or try other recipes (all receipts: {self._evidence})"
             raise GateFailed(f"no candidate meets the budget; {told}")
-        shutil.copytree(self._bundle(choice.winner), self.out / "bundle")
+        shutil.copytree(self.bundle(choice.winner), self.out / "bundle")
         return {**self.receipts[choice.winner].facts, "search": facts}
 
     # -- candidates ----------------------------------------------------------------------------------------------------
@@ -77,7 +77,7 @@ class Search:
         return {recipe_name(recipe): recipe.model_dump(mode="json") for recipe in self.config.recipes}
 
     def _try_all(self) -> None:
-        self._bundle("").mkdir()
+        self.bundle("").mkdir()
         ends = self.clock() + (self.config.seconds or float("inf"))
         with self.given.reporter.bar("search", total=1 + len(self.recipes), unit="candidates") as bar:
             bar.advance(0, note=BASELINE)
@@ -116,7 +116,7 @@ class Search:
             called=given.spec.name.removesuffix("onnx-fp32") + self.config.variant,
             recipe=recipe,
             bundle=str(given.bundle.path.resolve()),
-            target=str(self._bundle(name)),
+            target=str(self.bundle(name)),
             task=given.task.model_copy(update={"max_dev": most}).model_dump(mode="json"),
             folder=str(Path.cwd()),
             cache=str(self.cache.resolve()),
@@ -130,7 +130,8 @@ class Search:
         )
         return self.trial(job, seconds=seconds)
 
-    def _bundle(self, name: str) -> Path:
+    def bundle(self, name: str) -> Path:
+        """Where a candidate's bundle lies."""
         if name == BASELINE:
             return self.given.bundle.path.resolve()
         return self.given.scratch.resolve() / "candidates" / file_name(name)
@@ -152,7 +153,7 @@ class Search:
     def _figures(self, called: str, timed: Callable[..., Timing], names: tuple[str, ...]) -> dict[str, Figures]:
         """Of those among `names` that could be timed; the others are failures."""
         timing = timed(
-            {name: self._bundle(name) for name in names},
+            {name: self.bundle(name) for name in names},
             shapes=self.shapes,
             items=self.given.data.dev.items[:TEXTS],
             threads=self.threads,
@@ -169,7 +170,7 @@ class Search:
     def _fails(self, name: str, failure: Failure) -> None:
         """One message; what there is of its bundle is of no use, and may fill the disk."""
         self.failures[name] = failure
-        shutil.rmtree(self._bundle(name), ignore_errors=True)
+        shutil.rmtree(self.bundle(name), ignore_errors=True)
         self.given.reporter.line(f"  {name}: {failure}")
 
     # -- what is kept --------------------------------------------------------------------------------------------------

@@ -95,15 +95,10 @@ def calibrate(settings: StaticSettings, source: Path, given: "Given") -> Calibra
         percentile=settings.percentile,
         threads=given.threads,
     )
-    return Calibrated(
-        path=path,
-        model=model,
-        products=tuple(product for product in every if product.name not in settings.exclude),
-        excluded=tuple(product for product in every if product.name in settings.exclude),
-        ranges=ranges,
-        bits=weight_bits(),
-        facts={"calibrated_on": {"texts": len(feeds), "tokens": sum(feed["input_ids"].size for feed in feeds)}},
-    )
+    texts = {"texts": len(feeds), "tokens": sum(feed["input_ids"].size for feed in feeds)}
+    kept = tuple(product for product in every if product.name in settings.exclude)
+    products = tuple(product for product in every if product not in kept)
+    return Calibrated(path, model, products, kept, ranges, bits=weight_bits(), facts={"calibrated_on": texts})
 
 
 def weight_bits() -> int:
