@@ -177,7 +177,6 @@ def _quantize(config: RunConfig, name: str, tuning: TaskSplits) -> Step:
     needs: frozenset[str] = config.quantize.needs
     made = {"bundle": f"export-{name}"}
     made |= {"model": f"finetune-{name}"} if "model" in needs else {}
-    made |= {"teacher": "finetune-teacher"} if "teacher" in needs else {}
     sources: dict[str, Source] = {"task": tuning} if needs else {}
     return Step("quantize", f"quantize-{name}", config.quantize, made, sources)
 

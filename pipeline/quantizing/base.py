@@ -12,8 +12,8 @@ if TYPE_CHECKING:
     from pipeline.quantizing.given import Given
     from serving.bundle import ServingSpec
 
-Need = Literal["calibration", "dev", "model", "teacher"]
-"""Training texts, the dev split, the fine-tuned model the graph came from, the fine-tuned teacher."""
+Need = Literal["calibration", "dev", "model"]
+"""Training texts, the dev split, the fine-tuned model the graph came from."""
 Method = Literal["minmax", "moving-average", "percentile", "entropy"]
 """How the range of an activation is found (calibration.py)."""
 

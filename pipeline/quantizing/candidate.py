@@ -51,7 +51,6 @@ class Job(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     threads: int
     reference: str | None = None
     model: str | None = None
-    teacher: str | None = None
 
 
 class Receipt(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -130,7 +129,6 @@ def given_of(job: Job) -> "Given":
         task=task,
         load=lambda: task.load(Path(job.cache), silent, TUNING),
         model=Path(job.model) if job.model else None,
-        teacher=Path(job.teacher) if job.teacher else None,
         threads=job.threads,
         checkpoints=Path(job.checkpoints),
     )

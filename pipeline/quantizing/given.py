@@ -40,7 +40,6 @@ class Given:
     task: AnyTask | None = None
     load: Callable[[], TaskData] | None = None
     model: Path | None = None
-    teacher: Path | None = None
     threads: int | None = None
     seed: int = 0
     checkpoints: Path | None = None

@@ -125,7 +125,6 @@ class Search:
             outputs=str(files.resolve() / f"{file_name(name)}.npy"),
             reference=str(files.resolve() / f"{BASELINE}.npy") if recipe else None,
             model=str(given.model.resolve()) if given.model else None,
-            teacher=str(given.teacher.resolve()) if given.teacher else None,
             threads=self.threads,
         )
         return self.trial(job, seconds=seconds)

@@ -19,7 +19,8 @@ QuantizeConfig = Recipe
 def run(config: AnyRecipe | SearchBase, inputs: "Inputs", out: Path, tools: "Tools") -> dict[str, Any]:
     """Apply the recipe and seal the result with the logits it gives here and the CPU features they were earned with; or
     try several and keep the best."""
-    with tempfile.TemporaryDirectory() as scratch:
+    tools.cache.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=tools.cache) as scratch:  # a search's candidates are large: not into memory
         given = _given(inputs, tools, Path(scratch))
         if isinstance(config, SearchBase):
             return _search(config, given, out, tools)
@@ -42,14 +43,13 @@ def _given(inputs: "Inputs", tools: "Tools", scratch: Path) -> "Given":
     from serving.bundle import read_bundle
 
     view = inputs.sources.get("task")
-    model, teacher = inputs.artifacts.get("model"), inputs.artifacts.get("teacher")
+    model = inputs.artifacts.get("model")
     return Given(
         bundle=read_bundle(inputs.artifacts["bundle"].path / "bundle"),
         scratch=scratch,
         task=view.task if view else None,
         load=partial(view.load, tools.cache, tools.progress) if view else None,
         model=model.path if model else None,
-        teacher=teacher.path if teacher else None,
         checkpoints=tools.checkpoints,
         reporter=tools.reporter,
     )
