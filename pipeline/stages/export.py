@@ -11,6 +11,8 @@ from pipeline.errors import BadArtifact
 from pipeline.records import Record
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from pipeline.artifact import Artifact
     from pipeline.graph import Inputs, Tools
     from pipeline.tasking.base import TaskData
@@ -32,6 +34,16 @@ def check(config: ExportConfig, data: "TaskData") -> None:
         )
 
 
+def check_tokens(ids: "Mapping[str, int]", *, rows: int) -> None:
+    """Refuse a tokenizer that gives ids without an embedding: not every runtime says so, OpenVINO answers."""
+    token = max(ids, key=ids.__getitem__)
+    if ids[token] >= rows:
+        raise BadArtifact(
+            f"the tokenizer gives {token!r} the id {ids[token]}, and the model has embeddings for {rows} tokens; give "
+            "it the tokenizer it was trained with"
+        )
+
+
 def run(config: ExportConfig, inputs: "Inputs", out: Path, tools: "Tools") -> dict[str, Any]:
     """Export, seal, and check through the engine that will serve it."""
     from pipeline import exporting
@@ -47,6 +59,7 @@ def run(config: ExportConfig, inputs: "Inputs", out: Path, tools: "Tools") -> di
     check(config, data)
     items = (*data.train.items, *data.dev.items)[: config.parity_texts]
     tokenizer, model = load_tokenizer(source.path), load_tuned(source.path, view.task, data.label_names)
+    check_tokens(tokenizer.get_vocab(), rows=model.config.vocab_size)
     bundle = out / "bundle"
     bundle.mkdir()
     spec = _spec(source, view.task.texts_per_item, tokenizer, model)

@@ -15,7 +15,7 @@ from pipeline import exporting
 from pipeline.errors import BadArtifact
 from pipeline.graph import Inputs
 from pipeline.quantizing.graphs import operators
-from pipeline.stages.export import ExportConfig
+from pipeline.stages.export import ExportConfig, check_tokens
 from serving.bundle import ServingSpec, read_bundle
 from serving.engine import Engine, check_golden
 
@@ -78,3 +78,13 @@ def test_a_graph_that_differs_is_an_error_of_the_stage(
 
     with pytest.raises(BadArtifact, match="the graph differs from torch by 1 "):
         chain.run("export", "export-student", ExportConfig(), inputs, root=tmp_path)
+
+
+def test_a_token_without_an_embedding_is_refused() -> None:
+    check_tokens({"good": 0, "last": 8}, rows=9)
+    with pytest.raises(BadArtifact) as refused:
+        check_tokens({"good": 0, "added": 9}, rows=9)
+    assert str(refused.value) == (
+        "the tokenizer gives 'added' the id 9, and the model has embeddings for 9 tokens; give it the tokenizer it was "
+        "trained with"
+    )
