@@ -81,7 +81,7 @@ class OnnxRuntime:
         wanted, path = list(bundle.spec.providers), bundle.path / "model.onnx"
         if missing := [name for name in wanted if name not in onnxruntime.get_available_providers()]:
             raise BadArtifact(f"{bundle.path} needs {', '.join(missing)}, which this onnxruntime does not have")
-        options = _ort_options(threads=threads, on_cpu=ONNX_CPU[0] in wanted)
+        options = ort_options(threads=threads, on_cpu=ONNX_CPU[0] in wanted)
         try:
             session = onnxruntime.InferenceSession(path, sess_options=options, providers=wanted, enable_fallback=False)
         except self._errors as error:
@@ -145,7 +145,9 @@ def _ort_errors() -> tuple[type[Exception], ...]:
     )
 
 
-def _ort_options(*, threads: int, on_cpu: bool) -> Any:
+def ort_options(*, threads: int, on_cpu: bool) -> Any:
+    """How sessions here compute, `onnxruntime.SessionOptions`: threads that sleep when idle, and no other provider than
+    those asked for."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()

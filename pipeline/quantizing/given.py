@@ -19,6 +19,7 @@ import numpy.typing as npt
 
 from pipeline.errors import BadArtifact
 from pipeline.progress import Reporter, Silent
+from pipeline.quantizing.profile import NodeTimes, node_times
 from pipeline.tasking.base import Places, TaskData
 from pipeline.tasking.fitted import Fitted, fitted_of
 from pipeline.tasks import AnyTask
@@ -103,12 +104,20 @@ class Given:
 
     def milliseconds(self, graph: Path, *, tokens: int = TIMED_TOKENS) -> float:
         """The median of one forward, batch 1, in this process: to rank graphs by, not to report."""
-        length = min(tokens, self.spec.max_length)
+        batch = [self._timed(tokens)]
         with self._opened(graph) as engine:
-            one = self._engine.encode([self.bundle.golden.items[0]])[0]
-            ids = (one.ids * length)[:length]
-            batch = [type(one)(ids, [0] * length)]
             return median(_timed_ms(lambda: engine.run(batch)) for _ in range(_RUNS))
+
+    def node_times(self, graph: Path) -> NodeTimes:
+        """Milliseconds of each node in the same forward."""
+        feed = self.feed(self._timed(TIMED_TOKENS))
+        return node_times(graph, feed, threads=self.threads, scratch=self.scratch)
+
+    def _timed(self, tokens: int) -> Any:
+        """A text of so many tokens, or of as many as the model reads."""
+        length = min(tokens, self.spec.max_length)
+        one = self._engine.encode([self.bundle.golden.items[0]])[0]
+        return type(one)((one.ids * length)[:length], [0] * length)
 
     @property
     def _task(self) -> AnyTask:

@@ -37,15 +37,13 @@ class MixedRecipe(StaticSettings):
         from pipeline.quantizing.sensitivity import parameters_of, sensitivities
 
         calibrated = calibrate(self, source, given)
-        fp32_ms, all_ms = given.milliseconds(calibrated.path), _written_ms(calibrated, target, given)
-        saved_ms = max(fp32_ms - all_ms, 0.0)
-        ranked = sensitivities(calibrated, given, items=self.sensitivity_items, saved_ms=saved_ms)
+        ranked = sensitivities(calibrated, given, items=self.sensitivity_items)
         fp32, curve = self._search(calibrated, ranked, target, given)
         kept = tuple(each.product.name for each in ranked[: curve[-1].kept])
         return {
             "operators": require_quantized(target, excluded=(*self.exclude, *kept)),
             **calibrated.facts,
-            "fp32": {"metric": fp32, "ms": fp32_ms},
+            "fp32": {"metric": fp32, "ms": given.milliseconds(calibrated.path)},
             "sensitivity": [_told(each, parameters_of(calibrated.model.graph)) for each in ranked],
             "curve": [point._asdict() for point in curve],
             "kept_fp32": [*self.exclude, *kept],
@@ -71,11 +69,6 @@ class MixedRecipe(StaticSettings):
             f"has {best.metric:.4f} with {best.kept} of {len(ranked)} products in fp32; allow a larger metric_drop, or "
             "use another recipe"
         )
-
-
-def _written_ms(calibrated: "Calibrated", target: Path, given: "Given") -> float:
-    calibrated.write(target)
-    return given.milliseconds(target)
 
 
 def _told(each: "Sensitivity", parameters: dict[str, str]) -> dict[str, Any]:

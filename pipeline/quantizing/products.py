@@ -34,12 +34,11 @@ class Product(NamedTuple):
     activation: str
     weight: str
     output: str
-    multiplications: int  # for one token
 
 
 def products_of(graph: Any) -> list[Product]:
     """Every product with a stored weight that can be one of integers, in order."""
-    sizes = {tensor.name: int(np.prod(tensor.dims)) for tensor in graph.initializer if len(tensor.dims) == 2}
+    matrices = {tensor.name for tensor in graph.initializer if len(tensor.dims) == 2}
     return [
         Product(
             name=node.name or node.output[0],
@@ -47,10 +46,9 @@ def products_of(graph: Any) -> list[Product]:
             activation=node.input[0],
             weight=node.input[1],
             output=node.output[0],
-            multiplications=sizes[node.input[1]],
         )
         for node in graph.node
-        if len(node.input) > 1 and node.input[1] in sizes and _is_plain(node)
+        if len(node.input) > 1 and node.input[1] in matrices and _is_plain(node)
     ]
 
 

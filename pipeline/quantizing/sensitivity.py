@@ -1,4 +1,5 @@
-"""How much the answers change where one product is quantized, against the milliseconds that this saves."""
+"""How much the answers change where one product is quantized, against the milliseconds that this saves: both are
+measured, on the graph in which that product alone is one of integers."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -8,6 +9,7 @@ import numpy as np
 
 from pipeline.quantizing.calibration import Doubles
 from pipeline.quantizing.products import products_of
+from pipeline.quantizing.profile import saved_ms
 from serving.answers import Floats, probabilities
 
 if TYPE_CHECKING:
@@ -20,7 +22,8 @@ _SMALL = 1e-12
 
 
 class Sensitivity(NamedTuple):
-    """`divergence` of the answers where this product alone is quantized, `ms` that doing so saves at batch 1."""
+    """`divergence` of the answers where this product alone is quantized, `ms` that doing so saves at
+    batch 1 and 128 tokens; negative where it costs time."""
 
     product: "Product"
     divergence: float
@@ -28,7 +31,7 @@ class Sensitivity(NamedTuple):
 
     @property
     def cost(self) -> float:
-        """What a millisecond saved here costs."""
+        """What a millisecond saved here costs: of what saves none, beyond all others."""
         return self.divergence / max(self.ms, _SMALL)
 
 
@@ -50,21 +53,17 @@ def _surprise(p: Doubles, q: Doubles) -> Doubles:
     return found
 
 
-def sensitivities(calibrated: "Calibrated", given: "Given", *, items: int, saved_ms: float) -> tuple[Sensitivity, ...]:
-    """Every product alone quantized, over the first `items` of dev; the costliest first. Answers are compared with
-    those of the graph in which the table of words alone is int8: no product is blamed for that.
-
-    `saved_ms` is what quantizing all of them saves; a product's part of it is its share of the multiplications.
-    """
+def sensitivities(calibrated: "Calibrated", given: "Given", *, items: int) -> tuple[Sensitivity, ...]:
+    """Every product alone quantized, over the first `items` of dev; the costliest first. Both sides are those of the
+    graph in which the table of words alone is int8: no product is blamed for that, nor praised."""
     graph, found = given.scratch / "alone.onnx", []
     calibrated.write(graph, kept=calibrated.products)
-    wanted = given.dev_logits(graph, limit=items)
-    whole = sum(product.multiplications for product in calibrated.products)
+    wanted, before = given.dev_logits(graph, limit=items), given.node_times(graph)
     for product in calibrated.products:
         others = tuple(other for other in calibrated.products if other != product)
         calibrated.write(graph, kept=others)
         answers = given.dev_logits(graph, limit=items)
-        ms = saved_ms * product.multiplications / whole
+        ms = saved_ms(before, given.node_times(graph))
         found.append(Sensitivity(product, divergence(wanted, answers, task=given.spec.task), ms))
     return tuple(sorted(found, key=lambda each: -each.cost))
 

@@ -122,11 +122,6 @@ def test_the_model_that_was_given_is_left_alone() -> None:
     assert model.SerializeToString() == before
 
 
-def test_a_products_size_is_what_one_token_costs() -> None:
-    (product,) = products_of(model_of([helper.make_node("MatMul", ["x", "w"], ["y"], name="n")], w=W).graph)
-    assert product == ("n", "MatMul", "x", "w", "y", 48)
-
-
 @pytest.mark.parametrize(("bits", "most"), [(8, 127), (7, 63)])
 def test_columns_are_rounded_in_steps_of_their_own(bits: int, most: int) -> None:
     matrix = np.array([[1.0, 0.0, -300.0], [-0.5, 0.0, 150.0]], np.float32)

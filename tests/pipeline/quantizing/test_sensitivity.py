@@ -10,6 +10,7 @@ from models import Exported, exported_case
 from scipy.special import softmax
 from scipy.stats import entropy
 
+from pipeline.quantizing.given import Given
 from pipeline.quantizing.products import products_of
 from pipeline.quantizing.sensitivity import divergence, parameters_of, sensitivities
 from pipeline.quantizing.static import StaticRecipe, calibrate
@@ -80,18 +81,22 @@ def test_every_product_is_judged_alone_and_the_costliest_comes_first(bert: Expor
     product = calibrated.products[4]
     ranges = {**calibrated.ranges, product.activation: calibrated.ranges[product.activation]._replace(high=0.05)}
 
-    found = sensitivities(calibrated._replace(ranges=ranges), given, items=16, saved_ms=10.0)
+    found = sensitivities(calibrated._replace(ranges=ranges), given, items=16)
 
     assert {each.product for each in found} == set(calibrated.products)
     assert [each.cost for each in found] == sorted((each.cost for each in found), reverse=True)
     assert found[0].product == product
-    assert sum(each.ms for each in found) == pytest.approx(10.0)
+    assert all(np.isfinite(each.ms) for each in found)
+    assert len({each.ms for each in found}) > 1
 
 
-def test_where_nothing_is_saved_the_most_harmful_comes_first(bert: Exported, tmp_path: Path) -> None:
+def test_where_nothing_is_saved_the_most_harmful_comes_first(
+    bert: Exported, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Given, "node_times", lambda *_: {})
     given = given_of(bert, tmp_path)
     calibrated = calibrate(StaticRecipe(samples=16), bert.bundle / "model.onnx", given)
 
-    found = sensitivities(calibrated, given, items=16, saved_ms=0.0)
+    found = sensitivities(calibrated, given, items=16)
 
     assert [each.divergence for each in found] == sorted((each.divergence for each in found), reverse=True)
