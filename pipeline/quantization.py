@@ -10,7 +10,7 @@ from pipeline.quantizing.dynamic import DynamicRecipe
 from pipeline.quantizing.mixed import MixedRecipe
 from pipeline.quantizing.openvino import OpenVinoRecipe
 from pipeline.quantizing.plain import Fp16Recipe, Fp32Recipe
-from pipeline.quantizing.search import TRIED, SearchBase
+from pipeline.quantizing.search import TRIED, TRIED_LATER, SearchBase
 from pipeline.quantizing.smoothquant import SmoothQuantRecipe
 from pipeline.quantizing.static import StaticRecipe
 
@@ -24,12 +24,14 @@ AnyRecipe = (
     | AwareRecipe
     | OpenVinoRecipe
 )
+OneRecipe = Annotated[AnyRecipe, Field(discriminator="kind")]
 
 
 class SearchRecipe(SearchBase):
     """A search over any of the recipes."""
 
-    recipes: tuple[Annotated[AnyRecipe, Field(discriminator="kind")], ...] = TRIED
+    recipes: tuple[OneRecipe, ...] = TRIED
+    fallbacks: tuple[OneRecipe, ...] = TRIED_LATER
 
 
 Recipe = Annotated[AnyRecipe | SearchRecipe, Field(discriminator="kind")]

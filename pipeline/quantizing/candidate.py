@@ -8,7 +8,7 @@ import os
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from math import isfinite
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -23,6 +23,7 @@ from benchmarks.invariance import Invariance, labels_of, measure
 from benchmarks.outputs import Floats, read_outputs, write_outputs
 from pipeline.errors import BadArtifact
 from pipeline.quality import Difference, paired_difference, require_finite
+from pipeline.quantizing.pareto import Figures, relative
 from pipeline.quantizing.trials import child_main, in_process
 
 if TYPE_CHECKING:
@@ -72,6 +73,19 @@ class Receipt(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     providers: tuple[str, ...]
     threads: int
     seconds: float
+
+    def figures(self, ms: Mapping[str, float], baseline: Mapping[str, float]) -> Figures:
+        """With its times and the baseline's, by shape, what it can be chosen by."""
+        return Figures(
+            name=self.name,
+            metric=self.value,
+            drop=0.0 - self.difference.estimate,
+            size_mb=self.size_mb,
+            batch_difference=max((each.max_difference for each in self.invariance), default=0.0),
+            batch_flips=max((each.flips for each in self.invariance), default=0),
+            ms=dict(ms),
+            relative_ms=relative(ms, baseline),
+        )
 
 
 def run(job: Job) -> Receipt:

@@ -17,6 +17,7 @@ from pipeline.records import Record
 INVARIANT: Final = 1e-3  # what an answer may differ by that does not depend on who else asked
 SLOWER: Final = 1.1  # by how much a candidate must be slower before a short timing may say so
 NEAREST: Final = 3
+QUALITY: Final = frozenset({"metric_drop", "invariant"})  # what another way to quantize may mend
 _ROUNDING: Final = 1e-9  # 0.9 - 0.895 is a little more than 0.005
 _A_LITTLE: Final = 1e-3  # a budget of zero is missed by multiples of this
 
@@ -95,6 +96,12 @@ def _variance(one: Figures) -> list[Miss]:
         return []
     told = f"invariant: {one.batch_flips} flips, outputs differ by {one.batch_difference:.3g} of {INVARIANT:g}"
     return [Miss("invariant", told, max(one.batch_difference / INVARIANT, 1.0 + one.batch_flips))]
+
+
+def lacks_quality(found: Sequence[Figures], budget: Budget) -> bool:
+    """Whether nobody is within the budget, and somebody misses nothing of it but quality."""
+    missed = [{miss.what for miss in misses(one, budget)} for one in found]
+    return all(missed) and any(each <= QUALITY for each in missed)
 
 
 def beaten(found: Sequence[Figures], budget: Budget) -> dict[str, str]:

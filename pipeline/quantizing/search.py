@@ -29,17 +29,25 @@ TRIED: Final[Any] = (
     {"kind": "openvino", "precision": "bf16"},
     {"kind": "openvino", "precision": "int8"},
 )
+# What is tried after that, one after another, while nobody keeps the quality asked for: it takes minutes.
+TRIED_LATER: Final[Any] = (
+    {"kind": "mixed", "fused": True},
+    {"kind": "smoothquant"},
+    {"kind": "aware", "fused": True, "max_texts": 10_000},
+)
 LONGEST: Final = 80  # of a file's name
 Shape = tuple[PositiveInt, PositiveInt]  # items, tokens of each
 
 
 class SearchBase(Record):
     """Every recipe is tried in a process of its own, on at most `dev_items` of dev; the fastest within the budget, over
-    `shapes` of (items, tokens), is the bundle. After `seconds` no candidate is begun and one under way is ended; the
-    timing comes on top. A subclass says which recipes there are."""
+    `shapes` of (items, tokens), is the bundle. While none keeps the quality asked for, `fallbacks` are tried too, one
+    after another. After `seconds` no candidate is begun and one under way is ended; the timing comes on top. A subclass
+    says which recipes there are."""
 
     kind: Literal["search"] = "search"
     recipes: tuple[RecipeBase, ...]
+    fallbacks: tuple[RecipeBase, ...] = ()
     budget: Budget = Budget()
     shapes: Annotated[tuple[Shape, ...], Field(min_length=1)] = ((1, 16), (1, 32), (1, 128), (8, 128))
     seconds: Limit | None = None
@@ -51,7 +59,15 @@ class SearchBase(Record):
     def needs(self) -> frozenset[Need]:
         """What its recipes need, and dev to judge them on."""
         dev: frozenset[Need] = frozenset({"dev"})
-        return dev.union(*(recipe.needs for recipe in self.recipes))
+        return dev.union(*(recipe.needs for recipe in (*self.recipes, *self.fallbacks)))
+
+    def named(self, recipes: tuple[RecipeBase, ...]) -> dict[str, dict[str, Any]]:
+        """Their settings by name. How much a recipe may lose is what the search may, unless it says so itself."""
+        found = {recipe_name(recipe): recipe.model_dump(mode="json") for recipe in recipes}
+        for name, recipe in zip(found, recipes, strict=True):
+            if "metric_drop" in found[name].keys() - recipe.model_fields_set:
+                found[name]["metric_drop"] = self.budget.metric_drop
+        return found
 
     @field_validator("recipes")
     @classmethod
@@ -61,6 +77,13 @@ class SearchBase(Record):
         if twice := next((one for one in recipes if recipes.count(one) > 1), None):
             raise ValueError(f"{recipe_name(twice)!r} is named more than once: each recipe is tried once")
         return recipes
+
+    @model_validator(mode="after")
+    def _fallbacks_are_others(self) -> "SearchBase":
+        every = (*self.recipes, *self.fallbacks)
+        if twice := next((one for one in self.fallbacks if every.count(one) > 1), None):
+            raise ValueError(f"{recipe_name(twice)!r} is a fallback and named before: each recipe is tried once")
+        return self
 
     @model_validator(mode="after")
     def _bounds_are_measured(self) -> "SearchBase":

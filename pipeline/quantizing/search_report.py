@@ -10,10 +10,12 @@ from typing import TYPE_CHECKING, Any, Final
 import msgspec
 
 from pipeline.artifact import EVIDENCE
-from pipeline.quantizing.pareto import Figures, shape_name
+from pipeline.quantizing.pareto import Choice, Figures, shape_name
 
 if TYPE_CHECKING:
     from rich.table import Table
+
+    from pipeline.quantizing.candidate import Receipt
 
 TEMPLATE: Final = "search_report.html.j2"
 FRONT, BEHIND, CHOSEN = "#2563eb", "#9ca3af", "#ea580c"
@@ -35,6 +37,22 @@ class Row(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults
     on_front: bool = False
     chosen: bool = False
     remark: str = ""
+
+
+def row_of(receipt: "Receipt", figures: Figures, choice: Choice, *, raced: bool, remark: str) -> Row:
+    """The row of a candidate that was made and timed."""
+    chosen = receipt.name == choice.winner
+    return Row(
+        name=receipt.name,
+        figures=figures,
+        drop_low=0.0 - receipt.difference.high,
+        drop_high=0.0 - receipt.difference.low,
+        flips=receipt.flips,
+        raced=raced,
+        on_front=receipt.name in choice.front,
+        chosen=chosen,
+        remark="chosen" if chosen else remark,
+    )
 
 
 def rows_of(facts: Mapping[str, Any]) -> list[Row]:

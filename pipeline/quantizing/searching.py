@@ -1,7 +1,6 @@
-"""A search at work: every recipe makes a candidate in a process of its own, those that nothing speaks for are dropped
-after a short timing, the rest are timed properly, and the fastest within the budget is the bundle.
-
-A candidate that cannot be made leaves one message; the rest go on.
+"""A search at work: every recipe makes a candidate in a process of its own (where none keeps the quality, fallbacks
+too), those that nothing speaks for are dropped after a short timing, the rest are timed properly, and the fastest
+within the budget is the bundle. A candidate that cannot be made leaves one message; the rest go on.
 """
 
 import shutil
@@ -19,9 +18,9 @@ from pipeline.artifact import EVIDENCE, write_json
 from pipeline.errors import BadArtifact, Failure, GateFailed, Transient
 from pipeline.quantizing.candidate import Job, Receipt, trial
 from pipeline.quantizing.given import Given
-from pipeline.quantizing.pareto import Choice, Figures, beaten, choose, misses, relative
-from pipeline.quantizing.search import SearchBase, file_name, recipe_name, shapes_within
-from pipeline.quantizing.search_report import Row, table_text, write_report
+from pipeline.quantizing.pareto import Choice, Figures, beaten, choose, lacks_quality, misses
+from pipeline.quantizing.search import SearchBase, file_name, shapes_within
+from pipeline.quantizing.search_report import Row, row_of, table_text, write_report
 from pipeline.quantizing.timing import Timing, look, time_properly
 
 BASELINE: Final = "exported"  # the fp32 bundle: no candidate, but what all are compared with
@@ -45,6 +44,7 @@ class Search:
     failures: dict[str, Failure] = field(default_factory=dict)
     losers: dict[str, str] = field(default_factory=dict)
     timings: dict[str, Timing] = field(default_factory=dict)
+    ends: float = field(default=float("inf"), init=False)
 
     def run(self) -> dict[str, Any]:
         """Leave `bundle/` and the evidence in `out`; return the facts.
@@ -74,31 +74,37 @@ class Search:
     @cached_property
     def recipes(self) -> dict[str, dict[str, Any]]:
         """The candidates by name, in the order they were written."""
-        return {recipe_name(recipe): recipe.model_dump(mode="json") for recipe in self.config.recipes}
+        return self.config.named(self.config.recipes)
+
+    @cached_property
+    def fallbacks(self) -> dict[str, dict[str, Any]]:
+        """Those that are tried where no other keeps the quality."""
+        return self.config.named(self.config.fallbacks)
 
     def _try_all(self) -> None:
         self.bundle("").mkdir()
-        ends = self.clock() + (self.config.seconds or float("inf"))
+        self.ends = self.clock() + (self.config.seconds or float("inf"))
         with self.given.reporter.bar("search", total=1 + len(self.recipes), unit="candidates") as bar:
             bar.advance(0, note=BASELINE)
             self.receipts[BASELINE] = self._try(BASELINE, None)
             bar.advance()
             for name, recipe in self.recipes.items():
                 bar.advance(0, note=name)
-                self._try_one(name, recipe, seconds=ends - self.clock())
+                self._try_one(name, recipe)
                 bar.advance()
         self._require_some()
         self._keep_receipts()
 
     def _require_some(self) -> None:
-        if len(self.failures) < len(self.recipes):
+        if self.receipts.keys() - {BASELINE, *self.failures}:
             return
         told = "\n  ".join(f"{name}: {failure}" for name, failure in self.failures.items())
         retry = all(isinstance(failure, Transient) for failure in self.failures.values())
         raise (Transient if retry else BadArtifact)(f"no recipe made a candidate:\n  {told}")
 
-    def _try_one(self, name: str, recipe: dict[str, Any], *, seconds: float) -> None:
+    def _try_one(self, name: str, recipe: dict[str, Any]) -> None:
         """A candidate more, or a failure more."""
+        seconds = self.ends - self.clock()
         if seconds <= 0:
             self._fails(name, Failure(f"not tried: the search's {self.config.seconds:g} s were over; give it more"))
             return
@@ -144,10 +150,27 @@ class Search:
     def _race(self) -> dict[str, Figures]:
         """Everybody's figures: of those beaten at the first look the ones found there."""
         early = self._figures("look", self.look, tuple(self.receipts))
-        rivals = [each for name, each in early.items() if name != BASELINE]
-        self.losers = beaten(rivals, self.config.budget)
-        late = self._figures("race", self.race, tuple(name for name in early if name not in self.losers))
-        return {name: early[name] for name in self.losers} | late
+        early |= self._fall_back(early)
+        while True:
+            left = {name: each for name, each in early.items() if name not in self.failures}
+            self.losers = beaten([each for name, each in left.items() if name != BASELINE], self.config.budget)
+            late = self._figures("race", self.race, tuple(name for name in left if name not in self.losers))
+            if not self.failures.keys() & {*self.losers.values()}:  # or whom they had beaten may be the best there is
+                return {name: early[name] for name in self.losers} | late
+
+    def _fall_back(self, early: Mapping[str, Figures]) -> dict[str, Figures]:
+        """The figures of those that were tried as nobody else keeps the quality, until one does."""
+        found: dict[str, Figures] = {}
+        for name, recipe in self.fallbacks.items():
+            rivals = [each for other, each in {**early, **found}.items() if other != BASELINE]
+            if not lacks_quality(rivals, self.config.budget):
+                break
+            with self.given.reporter.bar(f"nobody keeps the quality: {name}", total=None, unit="candidate"):
+                self._try_one(name, recipe)
+            if name in self.receipts:
+                found |= self._figures(f"look at {name}", self.look, (BASELINE, name))
+        self._keep_receipts()
+        return {name: each for name, each in found.items() if name != BASELINE}
 
     def _figures(self, called: str, timed: Callable[..., Timing], names: tuple[str, ...]) -> dict[str, Figures]:
         """Of those among `names` that could be timed; the others are failures."""
@@ -164,7 +187,7 @@ class Search:
         for name, message in timing.failed.items():
             self._fails(name, Failure(message))
         ms = timing.ms()
-        return {name: figures_of(self.receipts[name], ms[name], ms[BASELINE]) for name in ms}
+        return {name: self.receipts[name].figures(ms[name], ms[BASELINE]) for name in ms}
 
     def _fails(self, name: str, failure: Failure) -> None:
         """One message; what there is of its bundle is of no use, and may fill the disk."""
@@ -185,22 +208,12 @@ class Search:
         return [*made, *(Row(name, remark=str(failure)) for name, failure in self.failures.items())]
 
     def _row(self, figures: Figures, choice: Choice) -> Row:
-        receipt, name = self.receipts[figures.name], figures.name
+        name = figures.name
         missed = ", ".join(miss.told for miss in misses(figures, self.config.budget))
         remark = "fp32" if name == BASELINE else f"misses {missed}" if missed else ""
         if name in self.losers:
             remark = f"at a first look beaten at every shape by {self.losers[name]}"
-        return Row(
-            name=name,
-            figures=figures,
-            drop_low=0.0 - receipt.difference.high,
-            drop_high=0.0 - receipt.difference.low,
-            flips=receipt.flips,
-            raced=name not in self.losers,
-            on_front=name in choice.front,
-            chosen=name == choice.winner,
-            remark="chosen" if name == choice.winner else remark,
-        )
+        return row_of(self.receipts[name], figures, choice, raced=name not in self.losers, remark=remark)
 
     def _facts(self, choice: Choice, rows: list[Row]) -> dict[str, Any]:
         baseline = self.receipts[BASELINE]
@@ -222,28 +235,15 @@ class Search:
         self._evidence.mkdir(parents=True, exist_ok=True)
         for name, receipt in self.receipts.items():
             write_json(self._evidence / f"{file_name(name)}.json", receipt)
+        recipes = {**self.recipes, **self.fallbacks}
         for name, failure in self.failures.items():
-            told = {"name": name, "recipe": self.recipes[name], "failed": str(failure), "code": failure.exit_code}
+            told = {"name": name, "recipe": recipes[name], "failed": str(failure), "code": failure.exit_code}
             write_json(self._evidence / f"{file_name(name)}.failed.json", told)
 
     def _keep(self, choice: Choice, facts: dict[str, Any]) -> None:
         """Receipts and failures, the timings with all samples, the table for people, and the page."""
         self._keep_receipts()
         for called, timing in self.timings.items():
-            write_json(self._evidence / f"{called}.json", timing)
+            write_json(self._evidence / f"{file_name(called)}.json", timing)
         self.given.reporter.line(f"{table_text(facts)}\n{choice.reason}")
         write_report(facts, self.out, title=f"Search for {self.given.spec.name.removesuffix('-onnx-fp32')}")
-
-
-def figures_of(receipt: Receipt, ms: Mapping[str, float], baseline: Mapping[str, float]) -> Figures:
-    """A candidate's figures beside the baseline's times."""
-    return Figures(
-        name=receipt.name,
-        metric=receipt.value,
-        drop=0.0 - receipt.difference.estimate,
-        size_mb=receipt.size_mb,
-        batch_difference=max((each.max_difference for each in receipt.invariance), default=0.0),
-        batch_flips=max((each.flips for each in receipt.invariance), default=0),
-        ms=dict(ms),
-        relative_ms=relative(ms, baseline),
-    )

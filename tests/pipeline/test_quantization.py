@@ -9,7 +9,7 @@ import onnx
 import onnxruntime.quantization
 import pytest
 from givens import given_alone
-from models import EXPORTED, ITEMS, Exported, exported_case
+from models import ITEMS, Exported
 from onnx import TensorProto, helper, numpy_helper
 from pydantic import TypeAdapter, ValidationError
 from written import steps
@@ -28,27 +28,13 @@ PRODUCTS = {"token-classification": 13, "embedding": 12}  # six a layer; one in 
 WITH_TEXT_HEAD = 14  # two in pooler or head
 
 
-@pytest.fixture(params=EXPORTED)
-def exported(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Exported:
-    return exported_case(request.param, tmp_path_factory.getbasetemp())
-
-
-@pytest.fixture
-def bert(tmp_path_factory: pytest.TempPathFactory) -> Exported:
-    return exported_case("bert", tmp_path_factory.getbasetemp())
-
-
-def source_of(exported: Exported) -> Path:
-    return exported.bundle / "model.onnx"
-
-
 def given_for(exported: Exported, path: Path) -> Given:
     """What `dynamic` needs: a folder that vanishes."""
     return given_alone(exported, path.parent)
 
 
 def quantized(exported: Exported, path: Path, **settings: Any) -> Any:
-    DynamicRecipe(**settings).apply(source_of(exported), path, given_for(exported, path))
+    DynamicRecipe(**settings).apply(exported.graph, path, given_for(exported, path))
     return onnx.load(path).graph
 
 
@@ -82,16 +68,16 @@ def test_every_product_with_a_weight_is_int8_and_no_other(exported: Exported, tm
 
 def test_the_counts_are_those_of_the_written_graph(exported: Exported, tmp_path: Path) -> None:
     given = given_for(exported, tmp_path / "model.onnx")
-    counts = DynamicRecipe().apply(source_of(exported), tmp_path / "model.onnx", given)["operators"]
+    counts = DynamicRecipe().apply(exported.graph, tmp_path / "model.onnx", given)["operators"]
 
     written = [node.op_type for node in onnx.load(tmp_path / "model.onnx").graph.node]
     assert counts == {name: written.count(name) for name in written}
 
 
 def test_the_source_is_left_alone(bert: Exported, tmp_path: Path) -> None:
-    before = source_of(bert).read_bytes()
+    before = bert.graph.read_bytes()
     quantized(bert, tmp_path / "model.onnx")
-    assert source_of(bert).read_bytes() == before
+    assert bert.graph.read_bytes() == before
     assert [file.name for file in tmp_path.iterdir() if file.name != "scratch"] == ["model.onnx"]
 
 
@@ -121,7 +107,7 @@ def test_one_scale_a_matrix_where_that_is_asked_for(bert: Exported, tmp_path: Pa
 
 def test_answers_stay_close_to_those_in_fp32(exported: Exported, tmp_path: Path) -> None:
     bundle = exported.copy(tmp_path / "int8")
-    DynamicRecipe().apply(source_of(exported), bundle / "model.onnx", given_alone(exported, tmp_path))
+    DynamicRecipe().apply(exported.graph, bundle / "model.onnx", given_alone(exported, tmp_path))
     golden = read_bundle(exported.bundle).golden
     loose = Golden(items=golden.items, logits=golden.logits, tolerance=1e9)
     seal_core(bundle, spec=exported.spec(), golden=loose)
@@ -199,13 +185,13 @@ def test_a_product_that_stayed_in_fp32_is_refused_by_its_name(
     monkeypatch.setattr(
         onnxruntime.quantization,
         "quantize_dynamic",
-        lambda *args, **options: real(*args, **options, nodes_to_exclude=[first_product(source_of(bert))]),
+        lambda *args, **options: real(*args, **options, nodes_to_exclude=[first_product(bert.graph)]),
     )
 
     with pytest.raises(BadArtifact, match=re.escape("was asked to be int8 and stayed fp32")) as refused:
-        DynamicRecipe().apply(source_of(bert), tmp_path / "model.onnx", given_alone(bert, tmp_path))
+        DynamicRecipe().apply(bert.graph, tmp_path / "model.onnx", given_alone(bert, tmp_path))
 
-    assert first_product(source_of(bert)) in str(refused.value)
+    assert first_product(bert.graph) in str(refused.value)
 
 
 def first_product(path: Path) -> str:
@@ -242,7 +228,8 @@ def test_a_recipe_loads_by_its_kind() -> None:
 
 
 def test_a_search_holds_any_recipe_but_another_search() -> None:
-    search = TypeAdapter[Any](Recipe).validate_python({"kind": "search", "recipes": [{"kind": "static"}]})
+    recipes = {"recipes": [{"kind": "static"}], "fallbacks": []}
+    search = TypeAdapter[Any](Recipe).validate_python({"kind": "search", **recipes})
     assert [type(one) for one in search.recipes] == [StaticRecipe]
     assert search.needs == {"calibration", "dev"}
     assert len(TypeAdapter[Any](Recipe).validate_python({"kind": "search"}).recipes) >= 8
@@ -251,8 +238,15 @@ def test_a_search_holds_any_recipe_but_another_search() -> None:
 
 
 @pytest.mark.parametrize(
-    ("kind", "more"), [("dynamic", set()), ("static", {"task"}), ("aware", {"task", "model"}), ("search", {"task"})]
+    ("quantize", "more"),
+    [
+        ({"kind": "dynamic"}, set()),
+        ({"kind": "static"}, {"task"}),
+        ({"kind": "aware"}, {"task", "model"}),
+        ({"kind": "search"}, {"task", "model"}),
+        ({"kind": "search", "fallbacks": []}, {"task"}),
+    ],
 )
-def test_a_step_reads_what_its_recipe_needs_and_no_more(kind: str, more: set[str]) -> None:
-    step = steps(quantize={"kind": kind})["quantize-student"]
+def test_a_step_reads_what_its_recipe_needs_and_no_more(quantize: dict[str, Any], more: set[str]) -> None:
+    step = steps(quantize=quantize)["quantize-student"]
     assert {*step.inputs, *step.sources} == {"bundle", *more}

@@ -6,7 +6,7 @@ import msgspec
 import pytest
 from pydantic import ValidationError
 
-from pipeline.quantizing.pareto import Budget, Figures, beaten, choose, front, misses, relative
+from pipeline.quantizing.pareto import Budget, Figures, beaten, choose, front, lacks_quality, misses, relative
 
 
 def figures(name: str = "one", ms: float = 1.0, **changes: Any) -> Figures:
@@ -181,3 +181,18 @@ def test_where_nobody_meets_the_budget_the_nearest_three_are_told() -> None:
 def test_a_budget_of_zero_is_missed_by_some_amount() -> None:
     choice = choose([figures(drop=0.0002), figures("worse", drop=0.3)], Budget(metric_drop=0))
     assert choice.reason == "one misses metric_drop 0.0002 of 0.0000; worse misses metric_drop 0.3000 of 0.0000"
+
+
+@pytest.mark.parametrize(
+    ("found", "lacking"),
+    [
+        ([], False),
+        ([{"drop": 0.001}, {"drop": 0.1}], False),
+        ([{"drop": 0.1}, {"drop": 0.2}], True),
+        ([{"drop": 0.1, "size_mb": 40.0}, {"size_mb": 40.0}], False),
+        ([{"batch_flips": 2}, {"size_mb": 40.0}], True),
+    ],
+)
+def test_quality_is_lacking_where_it_alone_keeps_somebody_out(found: list[dict[str, Any]], lacking: bool) -> None:
+    budget = Budget(invariant=True, size_mb=30.0)
+    assert lacks_quality([figures(**one) for one in found], budget) is lacking

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 import msgspec
 import pytest
-from models import LABELS, Exported, exported_case, sentences
+from models import LABELS, Exported, sentences
 from pydantic import Field, ValidationError
 from rich.console import Console
 from taskdata import load, refused, task_over
@@ -27,6 +27,7 @@ from pipeline.quantization import SearchRecipe
 from pipeline.quantizing.candidate import Job, Receipt
 from pipeline.quantizing.dynamic import DynamicRecipe
 from pipeline.quantizing.given import Given
+from pipeline.quantizing.mixed import MixedRecipe
 from pipeline.quantizing.openvino import OpenVinoRecipe
 from pipeline.quantizing.pareto import Budget
 from pipeline.quantizing.plain import Fp32Recipe
@@ -42,18 +43,20 @@ from serving.cpu import usable_threads
 from serving.engine import Engine, check_golden
 
 SHAPES = ((1, 8), (4, 16))
-Recipe = Annotated[DynamicRecipe | Fp32Recipe | OpenVinoRecipe, Field(discriminator="kind")]
+Recipe = Annotated[DynamicRecipe | Fp32Recipe | OpenVinoRecipe | MixedRecipe, Field(discriminator="kind")]
 
 
 class Asked(SearchBase):
-    """As pipeline/quantization.py has it, over three kinds."""
+    """As pipeline/quantization.py has it, over four kinds."""
 
     recipes: tuple[Recipe, ...]
+    fallbacks: tuple[Recipe, ...] = ()
     shapes: Any = SHAPES
 
 
 FUSED, PLAIN, TENSOR = DynamicRecipe(fused=True), DynamicRecipe(), DynamicRecipe(per_channel=False)
-NAMES = ("dynamic fused", "dynamic", "dynamic per_channel=false")
+TENSOR_NAME = "dynamic per_channel=false"
+NAMES = ("dynamic fused", "dynamic", TENSOR_NAME)
 
 
 def asked(*recipes: Any, **settings: Any) -> Asked:
@@ -106,10 +109,17 @@ def test_what_it_needs_is_what_its_recipes_need_and_dev() -> None:
     assert asked().variant == "onnx-best"
 
 
-def test_left_alone_it_tries_eight_recipes_or_more_that_need_no_training() -> None:
-    names = [recipe_name(recipe) for recipe in SearchRecipe().recipes]
-    assert len(set(names)) == len(names) >= 8
-    assert SearchRecipe().needs == {"dev", "calibration"}
+def test_left_alone_it_tries_eight_recipes_or_more_and_trains_last_of_all() -> None:
+    config = SearchRecipe()
+    assert len(config.recipes) >= 8
+    assert "model" not in {need for recipe in config.recipes for need in recipe.needs}
+    assert [recipe_name(recipe).split()[0] for recipe in config.fallbacks] == ["mixed", "smoothquant", "aware"]
+    assert config.needs == {"dev", "calibration", "model"}
+
+
+def test_a_fallback_that_is_tried_anyway_is_refused() -> None:
+    with pytest.raises(ValidationError, match="'dynamic' is a fallback and named before: each recipe is tried once"):
+        asked(PLAIN, FUSED, fallbacks=(PLAIN,))
 
 
 def test_shapes_longer_than_the_model_reads_are_cut() -> None:
@@ -132,11 +142,6 @@ class Told(Silent):
 
     def line(self, text: str) -> None:
         self.lines.append(text)
-
-
-@pytest.fixture
-def bert(tmp_path_factory: pytest.TempPathFactory) -> Exported:
-    return exported_case("bert", tmp_path_factory.getbasetemp())
 
 
 @pytest.fixture
@@ -175,6 +180,7 @@ class Stage:
         self.jobs: list[Job] = []
         self.timed: list[tuple[str, ...]] = []
         self.breaks: set[str] = set()
+        self.dies_in_the_race: set[str] = set()
 
     def search(self, config: Asked | None = None, **settings: Any) -> Search:
         return Search(
@@ -185,7 +191,7 @@ class Stage:
             threads=1,
             trial=self.trial,
             look=self.time,
-            race=self.time,
+            race=self.race,
             **settings,
         )
 
@@ -230,6 +236,10 @@ class Stage:
         assert (len(items), threads) == (40, 1)
         ran = [raced(name, self.ms.get(name, 1.0), shapes) for name in bundles if name not in self.breaks]
         return Timing(tuple(ran), dict.fromkeys(self.breaks & set(bundles), "ended by SIGKILL"))
+
+    def race(self, bundles: Mapping[str, Path], **settings: Any) -> Timing:
+        self.breaks = self.breaks | self.dies_in_the_race
+        return self.time(bundles, **settings)
 
 
 @pytest.fixture
@@ -334,6 +344,56 @@ def test_who_is_beaten_in_the_short_timing_is_not_timed_again(stage: Stage) -> N
 
     assert stage.timed == [("exported", *NAMES), ("exported", "dynamic fused", "dynamic per_channel=false")]
     assert rows_of(facts)["dynamic"]["remark"] == "at a first look beaten at every shape by dynamic fused"
+
+
+def test_whom_one_had_beaten_that_dies_is_timed_too(stage: Stage) -> None:
+    stage.size_mb["dynamic"] = 12.0
+    stage.dies_in_the_race = {"dynamic fused"}
+    facts = stage.search().run()
+
+    assert stage.timed[1:] == [
+        ("exported", "dynamic fused", "dynamic per_channel=false"),
+        ("exported", "dynamic", "dynamic per_channel=false"),
+    ]
+    assert facts["search"]["winner"] == "dynamic"
+    assert rows_of(facts)["dynamic fused"]["remark"] == "ended by SIGKILL"
+
+
+MIXED = MixedRecipe()
+
+
+def test_while_nobody_keeps_the_quality_fallbacks_are_tried_one_by_one(stage: Stage) -> None:
+    stage.drops = dict.fromkeys(NAMES, 0.03)
+    config = asked(FUSED, PLAIN, fallbacks=(MIXED, TENSOR, Fp32Recipe()), budget={"metric_drop": 0.01})
+    stage.drops |= {"mixed": 0.02, "dynamic per_channel=false": 0.01}
+    facts = stage.search(config).run()
+
+    assert [job.name for job in stage.jobs] == ["exported", "dynamic fused", "dynamic", "mixed", TENSOR_NAME]
+    assert facts["search"]["winner"] == TENSOR_NAME
+    assert stage.timed[1:3] == [("exported", "mixed"), ("exported", TENSOR_NAME)]
+    assert {"mixed", TENSOR_NAME} <= rows_of(facts).keys()
+    assert stage.jobs[3].recipe == {**MIXED.model_dump(mode="json"), "metric_drop": 0.01}  # the search's
+    assert (stage.out / "evidence" / "search" / "look-at-mixed.json").is_file()
+    assert (stage.out / "evidence" / "search" / "mixed.json").is_file()
+
+
+def test_a_fallback_that_fails_leaves_one_message_and_the_next_is_tried(stage: Stage) -> None:
+    stage.drops = {"dynamic": 0.03, "mixed": BadArtifact("no mix with int8 in it is within 0.005")}
+    facts = stage.search(asked(PLAIN, fallbacks=(MixedRecipe(), Fp32Recipe()))).run()
+
+    assert facts["search"]["winner"] == "fp32 fused"
+    assert rows_of(facts)["mixed"]["remark"] == "no mix with int8 in it is within 0.005"
+    assert (stage.out / "evidence" / "search" / "mixed.failed.json").is_file()
+
+
+def test_where_the_quality_is_kept_or_something_else_is_missed_no_fallback_is_tried(stage: Stage) -> None:
+    stage.search(asked(FUSED, PLAIN, fallbacks=(MIXED,))).run()
+    assert "mixed" not in {job.name for job in stage.jobs}
+
+    (stage.given.scratch / "candidates").rename(stage.given.scratch / "earlier")
+    slow = asked(FUSED, PLAIN, fallbacks=(MIXED,), budget={"ms": {"1x8": 0.1}})
+    assert "misses ms of 1x8" in refused(GateFailed, stage.search(slow).run)
+    assert "mixed" not in {job.name for job in stage.jobs}
 
 
 def test_nobody_within_the_budget_is_told_with_the_nearest(stage: Stage) -> None:
