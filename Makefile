@@ -1,7 +1,7 @@
 # Each target sets itself up: .venv from locked requirements. PYTHON and TORCH_INDEX may be set from outside.
 PYTHON ?= python3.11
 PIP = .venv/bin/pip --disable-pip-version-check
-.PHONY: demo test check bench
+.PHONY: demo test check bench optimum
 
 demo: .venv/.pipeline
 	@.venv/bin/python -m pipeline.demo configs/demo.yaml
@@ -12,12 +12,19 @@ test: .venv/.dev .venv/.triton
 check: .venv/.dev
 	@.venv/bin/ruff check . && .venv/bin/ruff format --check . && .venv/bin/mypy
 
+optimum: .venv-optimum/.ready  # what users of optimum.onnxruntime have: an older transformers, so apart
+
 bench: .venv/.pipeline
 	@.venv/bin/python -m benchmarks.distill_bench
 
 .venv/.torch: requirements/torch.txt
 	@$(PYTHON) -m venv .venv
 	@$(PIP) install -r requirements/torch.txt $(if $(TORCH_INDEX),-i $(TORCH_INDEX))
+	@touch $@
+
+.venv-optimum/.ready: requirements/torch.txt requirements/optimum.txt
+	@$(PYTHON) -m venv .venv-optimum
+	@.venv-optimum/bin/pip install -r requirements/torch.txt $(if $(TORCH_INDEX),-i $(TORCH_INDEX)) && .venv-optimum/bin/pip install -r requirements/optimum.txt
 	@touch $@
 
 .venv/.triton: requirements/triton.txt .venv/.dev

@@ -5,6 +5,8 @@ The graph comes from the public `torch.onnx.export` (dynamo) over eager attentio
 one that quantizes to the fastest graph. Shapes: N texts, L tokens, C outputs.
 """
 
+import json
+import shutil
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -98,6 +100,16 @@ def _finish(path: Path) -> None:
     fold_constants(model.graph)
     sweep(model)
     onnx.save(model, path)
+
+
+def copy_files(source: Path, bundle: Path) -> None:
+    """What describes the model and its tokenizer, in words that transformers 4 knows too."""
+    for name in ("config.json", "tokenizer.json"):
+        shutil.copyfile(source / name, bundle / name)
+    told = json.loads((source / "tokenizer_config.json").read_bytes())
+    if told.get("tokenizer_class") == "TokenizersBackend":
+        told["tokenizer_class"] = "PreTrainedTokenizerFast"  # the same class, by its older name
+    (bundle / "tokenizer_config.json").write_text(json.dumps(told, indent=2) + "\n")
 
 
 def graph_inputs(config: Any) -> tuple[GraphInput, ...]:

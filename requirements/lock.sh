@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Writes the three lock files from the .in files with pip-tools (Python 3.11). Run it from the repository root after editing a .in file.
+# Writes the lock files from the .in files with pip-tools (Python 3.11). Run it from the repository root after editing a .in file.
 set -euo pipefail
 cd "$(dirname "$0")"
 python3.11 -m venv "${LOCK_VENV:=$(mktemp -d)/venv}"
@@ -11,3 +11,6 @@ for set in pipeline dev; do
   # torch comes from torch.txt; what a CUDA build pulls in is torch's own affair.
   sed -i -E '/^(torch|triton|nvidia-[a-z0-9-]+|cuda-[a-z0-9-]+)==/d' "$set.txt"
 done
+# It runs beside what ships, with the same onnxruntime and an older transformers.
+compile --output-file optimum.txt optimum.in --constraint <(grep -oE '^(onnxruntime|numpy)==[^ \\]+' serving.txt)
+sed -i -E '/^(torch|triton|nvidia-[a-z0-9-]+|cuda-[a-z0-9-]+)==/d' optimum.txt

@@ -1,11 +1,10 @@
 """Exports beside those of `models.EXPORTED`, made once a session: tiny encoders of the newer families, a task each, and
 real weights. The tiny ones' weights are gentler, so that fp16 can be compared with fp32."""
 
-import shutil
 from functools import cache
 from pathlib import Path
 
-from models import ITEMS, LABELS, TAGS, Exported, spec_of, task_of, tuned_folder
+from models import LABELS, TAGS, Exported, sealed, tuned_folder
 
 from pipeline import exporting
 from pipeline.tasking.fitted import Fitted
@@ -20,17 +19,9 @@ CASES = {
 @cache
 def family_export(family: str, base: Path) -> Exported:
     """The family's case as a sealed bundle, under a session's `base`."""
-    from pipeline.encoders.heads import load_tuned
-
     fitted, root = CASES[family], base / f"family-{family}"
     folder = tuned_folder(root / "model", family, fitted, initializer_range=0.15)
-    model, bundle = load_tuned(folder, task_of(fitted.kind), fitted.labels), root / "bundle"
-    bundle.mkdir(parents=True)
-    for file in ("config.json", "tokenizer.json", "tokenizer_config.json"):
-        shutil.copyfile(folder / file, bundle / file)
-    exporting.export_onnx(model, bundle / "model.onnx", inputs=exporting.graph_inputs(model.config))
-    exporting.seal_bundle(bundle, model=model, spec=spec_of(model, fitted), items=ITEMS)
-    return Exported(family, fitted, folder, model, bundle)
+    return sealed(folder, family, fitted, root / "bundle")
 
 
 @cache

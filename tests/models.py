@@ -304,6 +304,10 @@ class Exported:
     model: Any
     bundle: Path
 
+    @property
+    def graph(self) -> Path:
+        return self.bundle / "model.onnx"
+
     def engine(self) -> Engine:
         return Engine(read_bundle(self.bundle), threads=1)
 
@@ -340,18 +344,22 @@ def spec_of(model: Any, fitted: Fitted, *, texts_per_item: int = 1) -> ServingSp
 @cache
 def exported_case(name: str, base: Path) -> Exported:
     """A case of EXPORTED; an export takes seconds, so each is made once under a session's `base`."""
-    from pipeline.encoders.heads import load_tuned
-
     root, fitted, family = (
         base / f"exported-{name}",
         EXPORTED[name],
         name.removesuffix("-tags").removesuffix("-vectors"),
     )
-    folder = tuned_folder(root / "model", family, fitted)
-    model, bundle = load_tuned(folder, task_of(fitted.kind), fitted.labels), root / "bundle"
+    return sealed(tuned_folder(root / "model", family, fitted), family, fitted, root / "bundle")
+
+
+def sealed(folder: Path, family: str, fitted: Fitted, bundle: Path) -> Exported:
+    """The model of a folder as the stage exports it."""
+    from pipeline.encoders.heads import load_tuned
+
+    task = task_of(fitted.kind)
+    model, output = load_tuned(folder, task, fitted.labels), task.head(fitted.labels).output
     bundle.mkdir(parents=True)
-    for file in ("config.json", "tokenizer.json", "tokenizer_config.json"):
-        shutil.copyfile(folder / file, bundle / file)
-    exporting.export_onnx(model, bundle / "model.onnx", inputs=exporting.graph_inputs(model.config))
+    exporting.copy_files(folder, bundle)
+    exporting.export_onnx(model, bundle / "model.onnx", inputs=exporting.graph_inputs(model.config), output=output)
     exporting.seal_bundle(bundle, model=model, spec=spec_of(model, fitted), items=ITEMS)
     return Exported(family, fitted, folder, model, bundle)

@@ -1,6 +1,5 @@
 """export: a fine-tuned model as a sealed bundle in fp32, proven equal to torch; leaves `bundle/`."""
 
-import shutil
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -63,8 +62,7 @@ def run(config: ExportConfig, inputs: "Inputs", out: Path, tools: "Tools") -> di
     bundle = out / "bundle"
     bundle.mkdir()
     spec = _spec(source, view.task.texts_per_item, tokenizer, model)
-    for name in ("config.json", "tokenizer.json", "tokenizer_config.json"):
-        shutil.copyfile(source.path / name, bundle / name)
+    exporting.copy_files(source.path, bundle)
     with tools.reporter.bar("export", total=None, unit="graph"):
         head = view.task.head(data.label_names)
         exporting.export_onnx(model, bundle / "model.onnx", inputs=spec.graph_inputs, output=head.output)

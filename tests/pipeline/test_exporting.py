@@ -14,7 +14,7 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from models import EXPORTED, ITEMS, MAX_LENGTH, Exported, exported_case, sentences, task_of, tiny_config
+from models import ITEMS, MAX_LENGTH, Exported, exported_case, sentences, task_of, tiny_config
 from onnx import numpy_helper
 from safetensors.torch import load_file, save_file
 
@@ -28,24 +28,14 @@ PER_TOKEN = "bert-tags"
 PAIRS: list[Item] = list(zip(sentences(20, seed=1), sentences(20, seed=2), strict=True))
 
 
-@pytest.fixture(params=EXPORTED)
-def exported(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Exported:
-    return exported_case(request.param, tmp_path_factory.getbasetemp())
+@pytest.fixture
+def tagger(base: Path) -> Exported:
+    return exported_case(PER_TOKEN, base)
 
 
 @pytest.fixture
-def bert(tmp_path_factory: pytest.TempPathFactory) -> Exported:
-    return exported_case("bert", tmp_path_factory.getbasetemp())
-
-
-@pytest.fixture
-def tagger(tmp_path_factory: pytest.TempPathFactory) -> Exported:
-    return exported_case(PER_TOKEN, tmp_path_factory.getbasetemp())
-
-
-@pytest.fixture
-def vectors(tmp_path_factory: pytest.TempPathFactory) -> Exported:
-    return exported_case("bert-vectors", tmp_path_factory.getbasetemp())
+def vectors(base: Path) -> Exported:
+    return exported_case("bert-vectors", base)
 
 
 def loaded(folder: Path, exported: Exported) -> Any:
@@ -155,7 +145,7 @@ def test_pooling_and_normalisation_lie_inside_the_graph(vectors: Exported) -> No
             states_LD = encoder(input_ids=torch.tensor([one.ids])).last_hidden_state[0].numpy()
         mean_D = states_LD.mean(axis=0)
         np.testing.assert_allclose(vector, mean_D / np.linalg.norm(mean_D), atol=1e-5)
-    assert [node.name for node in onnx.load(vectors.bundle / "model.onnx").graph.output] == ["logits"]
+    assert [node.name for node in onnx.load(vectors.bundle / "model.onnx").graph.output] == ["sentence_embedding"]
 
 
 def test_texts_are_cut_and_tokenized_alike_on_both_sides(exported: Exported) -> None:
@@ -166,9 +156,9 @@ def test_texts_are_cut_and_tokenized_alike_on_both_sides(exported: Exported) -> 
 
 
 @pytest.mark.parametrize("family", exports.CASES)
-def test_the_families_of_wider_make_answer_as_torch_too(family: str, tmp_path_factory: pytest.TempPathFactory) -> None:
+def test_the_families_of_wider_make_answer_as_torch_too(family: str, base: Path) -> None:
     """Narrow embeddings, relative positions, and windows shorter than the texts: real texts, shapes, golden answers."""
-    case = exports.family_export(family, tmp_path_factory.getbasetemp())
+    case = exports.family_export(family, base)
     engine = case.engine()
 
     parity = exporting.check_parity(engine, case.model, ITEMS)
@@ -199,7 +189,7 @@ def test_every_dimension_but_the_labels_is_a_symbol(exported: Exported) -> None:
     shapes = {node.name: [d.dim_param or d.dim_value for d in node.type.tensor_type.shape.dim] for node in graph.input}
     assert set(map(tuple, shapes.values())) == {("batch", "length")}
     (output,) = graph.output
-    assert output.name == "logits"
+    assert output.name == ("sentence_embedding" if exported.fitted.kind == "embedding" else "logits")
     symbols = ["batch", "length"] if exported.fitted.kind == "token-classification" else ["batch"]
     width = exported.spec().outputs
     assert [d.dim_param or d.dim_value for d in output.type.tensor_type.shape.dim] == [*symbols, width]
@@ -424,8 +414,8 @@ def test_a_node_that_remembers_the_example_is_named(tmp_path: Path) -> None:
     assert exporting.frozen_sizes(path, sizes=exporting.EXAMPLE) == shape.name
 
 
-def test_no_weight_is_transposed_at_every_run(tmp_path_factory: pytest.TempPathFactory) -> None:
+def test_no_weight_is_transposed_at_every_run(base: Path) -> None:
     """DeBERTa-v2 multiplies by the weights of its queries and keys twice, which the exporter stores as torch does."""
-    graph = onnx.load(exports.family_export("deberta-v2", tmp_path_factory.getbasetemp()).bundle / "model.onnx").graph
+    graph = onnx.load(exports.family_export("deberta-v2", base).bundle / "model.onnx").graph
     stored = {tensor.name for tensor in graph.initializer}
     assert not [node.name for node in graph.node if node.op_type == "Transpose" and node.input[0] in stored]

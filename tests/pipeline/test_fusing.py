@@ -37,11 +37,6 @@ EXPECTED: dict[str, dict[str, int]] = {
 KINDS = (*fusing.FUSED, "FusedMatMul")
 
 
-@pytest.fixture(scope="session")
-def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.getbasetemp()
-
-
 def plain(name: str, base: Path) -> Path:
     case = exports.family_export(name, base) if name in exports.CASES else exported_case(name, base)
     return case.bundle / "model.onnx"

@@ -18,11 +18,6 @@ from pipeline.graph_checks import random_feed, run
 from pipeline.half import to_fp16
 
 
-@pytest.fixture(scope="session")
-def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.getbasetemp()
-
-
 @pytest.fixture(scope="session", params=["plain", "fused"])
 def real(request: pytest.FixtureRequest, base: Path) -> tuple[Path, Path]:
     """Real weights in fp32 and in fp16."""

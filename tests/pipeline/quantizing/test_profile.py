@@ -14,8 +14,8 @@ from pipeline.quantizing.static import Calibrated, StaticRecipe, calibrate
 
 
 @pytest.fixture
-def given(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Given:
-    return given_of(exported_case("bert", tmp_path_factory.getbasetemp()), tmp_path)
+def given(tmp_path: Path, base: Path) -> Given:
+    return given_of(exported_case("bert", base), tmp_path)
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
-from models import EXPORTED, Exported, exported_case
+from models import Exported
 from onnx import TensorProto, helper, numpy_helper
 
 from pipeline.fusing import fuse
@@ -17,11 +17,6 @@ from pipeline.quantizing.residuals import in_parts
 RNG = np.random.default_rng(0)
 X, Y = (RNG.normal(0, 1, (2, 3, 8)).astype(np.float32) for _ in range(2))
 VECTORS = {name: RNG.normal(1, 0.2, 8).astype(np.float32) for name in ("weight", "shift", "bias")}
-
-
-@pytest.fixture(params=EXPORTED)
-def exported(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Exported:
-    return exported_case(request.param, tmp_path_factory.getbasetemp())
 
 
 def graph_of(node: Any) -> onnx.ModelProto:

@@ -6,7 +6,7 @@ import numpy as np
 import onnx
 import pytest
 from givens import given_of
-from models import Exported, exported_case
+from models import Exported
 from scipy.special import softmax
 from scipy.stats import entropy
 
@@ -57,11 +57,6 @@ def test_of_numbers_it_is_the_mean_squared_error(task: str) -> None:
 def test_the_same_answers_do_not_differ(task: str) -> None:
     same = rows(5, 3)
     assert divergence(same, same, task=task) == 0  # type: ignore[arg-type]
-
-
-@pytest.fixture
-def bert(tmp_path_factory: pytest.TempPathFactory) -> Exported:
-    return exported_case("bert", tmp_path_factory.getbasetemp())
 
 
 def test_products_are_called_as_the_modules_they_come_from(bert: Exported) -> None:

@@ -23,9 +23,9 @@ TEXTS = sentences(6, seed=5, longest=20)
 
 @pytest.mark.parametrize("name", EXPORTED)
 def test_every_kind_of_task_becomes_integers_that_run(
-    name: str, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory, capfd: pytest.CaptureFixture[str]
+    name: str, tmp_path: Path, base: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    case = exported_case(name, tmp_path_factory.getbasetemp())
+    case = exported_case(name, base)
     given, source, target = given_of(case, tmp_path), case.bundle / "model.onnx", tmp_path / "model.onnx"
 
     facts = SmoothQuantRecipe(samples=16, items=16, alphas=(0.5,)).apply(source, target, given)
@@ -72,9 +72,9 @@ def test_scales_of_pairs_become_ranges_and_weights_floats_on_their_steps() -> No
 
 
 def test_the_alpha_whose_answers_are_nearest_is_taken(
-    tmp_path: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, base: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    case = exported_case("bert", tmp_path_factory.getbasetemp())
+    case = exported_case("bert", base)
     source = case.bundle / "model.onnx"
 
     def shifted(source: Path, target: Path, feeds: Any, *, alpha: float, scratch: Path) -> dict[str, int]:
@@ -99,8 +99,8 @@ def test_the_alpha_whose_answers_are_nearest_is_taken(
     assert (tmp_path / "model.onnx").read_bytes() == (tmp_path / "scratch" / "alpha-0.5.onnx").read_bytes()
 
 
-def test_real_weights_become_integers(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
-    bundle = real_bundle(tmp_path_factory.getbasetemp())
+def test_real_weights_become_integers(tmp_path: Path, base: Path) -> None:
+    bundle = real_bundle(base)
     given, source = given_over(bundle, "classification", tmp_path), bundle.path / "model.onnx"
 
     facts = SmoothQuantRecipe(samples=16, items=16, alphas=(0.5,)).apply(source, tmp_path / "model.onnx", given)

@@ -8,7 +8,7 @@ import numpy as np
 import onnx
 import pytest
 from givens import engine_over, furthest_in_a_batch, given_of, given_over, real_bundle
-from models import EXPORTED, Exported, exported_case, sentences
+from models import Exported, sentences
 from onnx import TensorProto, helper, numpy_helper
 from pydantic import ValidationError
 
@@ -26,16 +26,6 @@ WITH_TEXT_HEAD = 14
 TEXTS = sentences(8, seed=5, longest=20)
 # One sum of fp32 in another order may push an activation over the edge of a step; more is a scale of the batch's own.
 A_STEP_OR_TWO = 0.02
-
-
-@pytest.fixture(params=EXPORTED)
-def exported(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Exported:
-    return exported_case(request.param, tmp_path_factory.getbasetemp())
-
-
-@pytest.fixture
-def bert(tmp_path_factory: pytest.TempPathFactory) -> Exported:
-    return exported_case("bert", tmp_path_factory.getbasetemp())
 
 
 def source_of(case: Exported) -> Path:
@@ -156,11 +146,9 @@ def test_a_sealed_bundle_gives_its_own_answers(bert: Exported, tmp_path: Path) -
 
 
 @pytest.mark.parametrize(("fused", "wanted"), [(False, 38), (True, 26)])
-def test_real_weights_keep_their_answers(
-    fused: bool, wanted: int, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
-) -> None:
+def test_real_weights_keep_their_answers(fused: bool, wanted: int, tmp_path: Path, base: Path) -> None:
     """6x384: six products a layer (of which three become one attention) and two of the head."""
-    bundle = real_bundle(tmp_path_factory.getbasetemp())
+    bundle = real_bundle(base)
     given, source = given_over(bundle, "classification", tmp_path), bundle.path / "model.onnx"
 
     facts = StaticRecipe(samples=16, fused=fused).apply(source, tmp_path / "model.onnx", given)
