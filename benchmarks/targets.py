@@ -7,6 +7,7 @@ Shapes: N items, L tokens, C outputs (one per label; 1 for regression; the vecto
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Protocol
 
@@ -75,7 +76,23 @@ class OrtCpu(TargetBase):
     def open(self, path: Path) -> Runner:
         from serving.engine import Engine
 
-        return _OrtRunner(Engine(read_bundle(path), threads=self.resolved_threads()))
+        return _BundleRunner(Engine(read_bundle(path), threads=self.resolved_threads()))
+
+
+class OpenVino(TargetBase):
+    """The same `model.onnx` computed by OpenVINO, whatever runtime the bundle names (extra `openvino`). `precision` is
+    that of products; None: the bundle's own. Operators of onnxruntime alone it refuses."""
+
+    kind: Literal["openvino"] = "openvino"
+    precision: Literal["fp32", "bf16"] | None = None
+
+    def open(self, path: Path) -> Runner:
+        from serving.engine import Engine
+
+        bundle = read_bundle(path)
+        precision = self.precision or bundle.spec.inference_precision
+        spec = msgspec.structs.replace(bundle.spec, runtime="openvino", inference_precision=precision)
+        return _BundleRunner(Engine(replace(bundle, spec=spec), threads=self.resolved_threads()))
 
 
 class Torch(TargetBase):
@@ -99,7 +116,7 @@ class Torch(TargetBase):
         return open_torch(path, self)
 
 
-class _OrtRunner:
+class _BundleRunner:
     def __init__(self, engine: "Engine") -> None:
         self._engine = engine
         bundle = engine.bundle
@@ -134,5 +151,5 @@ def megabytes(path: Path) -> float:
     return path.stat().st_size / 1e6
 
 
-Target = Annotated[OrtCpu | Torch, Field(discriminator="kind")]
-TARGET: TypeAdapter[OrtCpu | Torch] = TypeAdapter(Target)
+Target = Annotated[OrtCpu | OpenVino | Torch, Field(discriminator="kind")]
+TARGET: TypeAdapter[OrtCpu | OpenVino | Torch] = TypeAdapter(Target)

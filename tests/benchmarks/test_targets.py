@@ -12,7 +12,7 @@ from fakes import VOCABULARY, expected_logits, tiny_bundle, tiny_tokenizer
 from pydantic import ValidationError
 from safetensors.numpy import load_file
 
-from benchmarks.targets import TARGET, OrtCpu, Target, Torch
+from benchmarks.targets import TARGET, OpenVino, OrtCpu, Target, Torch
 from serving.bundle import TaskKind, seal_core
 from serving.cpu import cpu_features
 from serving.errors import BadArtifact, BadRequest
@@ -59,13 +59,13 @@ def outputs_of(path: Path, architecture: str, tokens: Any) -> Any:
 
 
 @pytest.mark.parametrize("target", UNION)
-def test_every_target_loads_from_yaml(target: type[OrtCpu | Torch]) -> None:
+def test_every_target_loads_from_yaml(target: type[OrtCpu | OpenVino | Torch]) -> None:
     kind = target.model_fields["kind"].default
     assert TARGET.validate_python(yaml.safe_load(f"{{kind: {kind}, threads: 2}}")) == target(threads=2)
 
 
 def test_an_unknown_kind_is_answered_with_the_list_of_right_ones() -> None:
-    with pytest.raises(ValidationError, match="'ort-cpu', 'torch'"):
+    with pytest.raises(ValidationError, match="'ort-cpu', 'openvino', 'torch'"):
         TARGET.validate_python({"kind": "ort-gpu"})
 
 
@@ -254,6 +254,27 @@ def test_ort_cpu_opens_what_the_bundle_names_and_tells_it(tmp_path: Path, precis
     assert runner.facts.providers == (f"openvino-cpu-{precision}",)
     expected = expected_logits(("good bad good",), spec=bundle.spec)
     np.testing.assert_allclose(runner.logits([("good bad good",)]), [expected], rtol=0.01)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_openvino_computes_a_bundle_that_names_onnxruntime(tmp_path: Path, precision: str) -> None:
+    if not cpu_features() & BF16_FEATURES and precision == "bf16":
+        pytest.skip("this CPU does not compute in bf16")
+    bundle = tiny_bundle(tmp_path)
+    runner = TARGET.validate_python({"kind": "openvino", "precision": precision, "threads": 1}).open(tmp_path)
+    assert runner.facts.providers == (f"openvino-cpu-{precision}",)
+    assert runner.facts.digest == bundle.digest
+    expected = expected_logits(("good bad good",), spec=bundle.spec)
+    np.testing.assert_allclose(runner.logits([("good bad good",)]), [expected], rtol=0.01)
+
+
+def test_openvino_keeps_the_precision_that_a_bundle_names(tmp_path: Path) -> None:
+    bundle = tiny_bundle(tmp_path)
+    assert OpenVino(threads=1).open(tmp_path).facts.providers == ("openvino-cpu-fp32",)
+    if cpu_features() & BF16_FEATURES:
+        spec = msgspec.structs.replace(bundle.spec, runtime="openvino", inference_precision="bf16")
+        seal_core(tmp_path, spec=spec, golden=bundle.golden)
+        assert OpenVino(threads=1).open(tmp_path).facts.providers == ("openvino-cpu-bf16",)
 
 
 @pytest.mark.parametrize("task", ["classification", "embedding"])
