@@ -29,6 +29,7 @@ from pipeline.artifact import write_json
 from pipeline.build import git_state
 from pipeline.config import RunConfig, load_config
 from pipeline.data.progress import silent
+from pipeline.errors import BadRequest
 from pipeline.progress import Console
 from pipeline.quantization import SearchRecipe
 from pipeline.quantizing.given import Given
@@ -162,13 +163,15 @@ def search_over(config: RunConfig, asked: argparse.Namespace, place: Workspace, 
 def measured(config: RunConfig, asked: argparse.Namespace, place: Workspace, folder: Path) -> dict[str, Any]:
     """Everything, as it is written."""
     before, search = disturbance(), search_over(config, asked, place, folder)
-    given, facts = search.given, search.run()["search"]
+    given = search.given
+    if given.spec.max_length < max(tokens for _, tokens in SHAPES):
+        raise BadRequest(f"{asked.bundle} reads {given.spec.max_length} tokens, and 128 are timed: export a longer one")
+    facts = search.run()["search"]
     picked = picks(search, facts)
     bundles = {name: search.bundle(name) for name in search.receipts if name not in search.failures}
     chosen = {BASELINE, *(name for name in picked.values() if name)}
-    data = config.task.load(place.cache, silent, ALL)
-    test = scored({name: bundles[name] for name in chosen}, config, data)
     raced = race(variants(bundles, asked.model, given), shapes=SHAPES, items=given.data.dev.items[:512], **_load(asked))
+    test = scored({name: bundles[name] for name in chosen}, config, config.task.load(place.cache, silent, ALL))
     found = ratios(raced)
     dev_drop = {row["name"]: row["figures"]["drop"] for row in facts["rows"] if row.get("figures")}
     return {
