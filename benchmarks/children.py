@@ -4,6 +4,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -38,8 +39,9 @@ def run_child(
     threads: int,
     tell: Callable[[int], None],
     module: str = "benchmarks.worker",
+    limit_s: float | None = None,
 ) -> _Result:
-    """Measure in a process of its own; `tell` gets the count of requests done so far.
+    """Measure in a process of its own; `tell` gets the count of requests done so far. After `limit_s` it is killed.
 
     Raises:
         Failure: the child died; the message names the variant, the exit code and its last lines. An expected failure of
@@ -50,12 +52,33 @@ def run_child(
         job_file.write_bytes(msgspec.json.encode(job))
         with errors.open("wb") as stderr, _child(_command(module, threads), job_file, result_file, stderr) as process:
             assert process.stdout is not None
-            for line in process.stdout:
-                tell(msgspec.json.decode(line, type=_Progress).done)
-            code = process.wait()
+            with _ended_after(limit_s, process) as ended:
+                for line in process.stdout:
+                    tell(msgspec.json.decode(line, type=_Progress).done)
+                code = process.wait()
+        if ended.is_set():
+            raise Failure(f"measuring {job.variant}: the process was not done within {limit_s:g} s and was ended")
         if code or not result_file.is_file():
             raise _failure(job.variant, code, stderr=errors.read_text(encoding="utf-8", errors="replace"))
         return msgspec.json.decode(result_file.read_bytes(), type=result_type)
+
+
+@contextmanager
+def _ended_after(limit_s: float | None, process: subprocess.Popen[bytes]) -> Iterator[threading.Event]:
+    """The event is set when the process was killed for its time."""
+    ended = threading.Event()
+
+    def end() -> None:
+        ended.set()
+        process.kill()
+
+    timer = threading.Timer(limit_s or 0, end)
+    if limit_s is not None:
+        timer.start()
+    try:
+        yield ended
+    finally:
+        timer.cancel()
 
 
 def _command(module: str, threads: int) -> list[str]:

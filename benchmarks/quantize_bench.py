@@ -44,8 +44,6 @@ from serving.engine import Engine
 
 SHAPES: Final = ((1, 16), (1, 32), (1, 128), (8, 128))
 ASKED: Final = {"1x32": 1.9, "1x128": 2.1, "8x128": 2.2}  # times as fast as ORT fp32
-# What a user would pick who does not search: optimum's default for VNNI is dynamic int8, one scale a matrix.
-OPTIMUM: Final = "dynamic per_channel=false"
 RECIPES: Final[tuple[dict[str, Any], ...]] = (
     {"kind": "fp32"},
     {"kind": "dynamic", "per_channel": False},
@@ -156,7 +154,7 @@ def search_over(config: RunConfig, asked: argparse.Namespace, place: Workspace, 
         reporter=Console(),
     )
     (folder / "out").mkdir()
-    recipes = SearchRecipe.model_validate({"kind": "search", "recipes": RECIPES})
+    recipes = SearchRecipe.model_validate({"kind": "search", "recipes": RECIPES, "fallbacks": ()})
     return Search(config=recipes, given=given, cache=place.cache, out=folder / "out", threads=usable_threads())
 
 

@@ -31,6 +31,7 @@ from serving.errors import BadArtifact, BadRequest
 
 FORWARD: Final = "forward"
 BATCHES: Final = 8  # different ones of a shape, taken in turn, as far as the texts reach
+LIMIT_S: Final = 600.0  # a process that takes longer is stuck: it takes seconds, a compiled model a minute
 Tell = Callable[[int, int], None]
 
 
@@ -117,7 +118,12 @@ def race(
             items=tuple(items),
         )
         result = run_child(
-            job, result_type=ShapesResult, threads=threads, tell=lambda _done: None, module="benchmarks.shapes"
+            job,
+            result_type=ShapesResult,
+            threads=threads,
+            tell=lambda _done: None,
+            module="benchmarks.shapes",
+            limit_s=LIMIT_S,
         )
         found[variant.name].append(result)
     _require_same(found)

@@ -31,6 +31,8 @@ class RecipeBase(Record):
     """whether a graph that became no smaller is a mistake"""
     exact: ClassVar[bool] = False
     """whether answers must be those of the fp32 graph"""
+    quantizes: ClassVar[bool] = True
+    """whether the graph computes in integers: what does not loses nothing, and gains little"""
 
     @abstractmethod
     def apply(self, source: Path, target: Path, given: "Given") -> dict[str, Any]:

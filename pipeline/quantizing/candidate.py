@@ -189,15 +189,15 @@ def _invariance(engine: "Engine", given: "Given") -> tuple[Invariance, ...]:
 
 def trial(job: Job, *, seconds: float | None = None, module: str = "pipeline.quantizing.candidate") -> Receipt:
     """Make and judge a candidate in a process of its own, with the job's threads; Failure where there is none."""
-    scratch = Path(job.scratch)
-    return in_process(module, job, result_type=Receipt, threads=job.threads, scratch=scratch, seconds=seconds)
+    with tempfile.TemporaryDirectory(dir=job.scratch) as scratch:  # here: a process that is killed removes nothing
+        own = replace(job, scratch=scratch)
+        return in_process(module, own, result_type=Receipt, threads=job.threads, scratch=Path(scratch), seconds=seconds)
 
 
 def main(arguments: Sequence[str]) -> int:
     def work(job: Job) -> Receipt:
         os.chdir(job.folder)
-        with tempfile.TemporaryDirectory(dir=job.scratch) as scratch:
-            return run(replace(job, scratch=scratch))
+        return run(job)
 
     return child_main(arguments, Job, work)
 

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
-from pipeline.errors import BadArtifact
+from pipeline.errors import GateFailed
 from pipeline.quantizing.base import Need
 from pipeline.quantizing.static import StaticSettings, calibrate
 
@@ -31,7 +31,7 @@ class MixedRecipe(StaticSettings):
         """Write the first mix that keeps the metric.
 
         Raises:
-            BadArtifact: none does that has a product of integers left.
+            GateFailed: none does that has a product of integers left.
         """
         from pipeline.quantizing.graphs import require_quantized
         from pipeline.quantizing.sensitivity import parameters_of, sensitivities
@@ -64,7 +64,7 @@ class MixedRecipe(StaticSettings):
             if fp32 - curve[-1].metric <= self.metric_drop + _ROUNDING:
                 return fp32, curve
         best = max(curve, key=lambda point: point.metric)
-        raise BadArtifact(
+        raise GateFailed(
             f"{target}: no mix with int8 in it is within {self.metric_drop:g} of fp32's {fp32:.4f} on dev; the nearest "
             f"has {best.metric:.4f} with {best.kept} of {len(ranked)} products in fp32; allow a larger metric_drop, or "
             "use another recipe"

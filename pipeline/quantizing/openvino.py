@@ -38,6 +38,11 @@ class OpenVinoRecipe(RecipeBase):
         return frozenset({"calibration"}) if self.precision == "int8" else frozenset()
 
     @property
+    def quantizes(self) -> bool:  # type: ignore[override]
+        """In int8."""
+        return self.precision == "int8"
+
+    @property
     def variant(self) -> str:  # type: ignore[override]
         """openvino-fp32, -bf16 or -int8."""
         return f"openvino-{self.precision}"

@@ -99,7 +99,8 @@ def _variance(one: Figures) -> list[Miss]:
 
 
 def lacks_quality(found: Sequence[Figures], budget: Budget) -> bool:
-    """Whether nobody is within the budget, and somebody misses nothing of it but quality."""
+    """Whether nobody of `found`, which are those that compute in integers, is within the budget, and somebody misses
+    nothing of it but quality."""
     missed = [{miss.what for miss in misses(one, budget)} for one in found]
     return all(missed) and any(each <= QUALITY for each in missed)
 

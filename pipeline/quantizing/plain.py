@@ -22,6 +22,7 @@ class Fp32Recipe(RecipeBase):
 
     variant: ClassVar[str] = "onnx-fused"
     shrinks: ClassVar[bool] = False
+    quantizes: ClassVar[bool] = False
     exact: ClassVar[bool] = True
 
     def apply(self, source: Path, target: Path, given: "Given") -> dict[str, Any]:
@@ -46,6 +47,7 @@ class Fp16Recipe(RecipeBase):
     kind: Literal["fp16"] = "fp16"
 
     variant: ClassVar[str] = "onnx-fp16"
+    quantizes: ClassVar[bool] = False
 
     def apply(self, source: Path, target: Path, given: "Given") -> dict[str, Any]:
         """Convert the graph, fused first where that is asked for."""

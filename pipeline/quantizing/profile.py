@@ -6,6 +6,7 @@ from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Any, Final
 
+from serving.cpu import usable_threads
 from serving.runtimes import ort_options
 
 if TYPE_CHECKING:
@@ -21,7 +22,7 @@ def node_times(graph: Path, feed: "Feed", *, threads: int | None, scratch: Path)
     """The median of each node's kernel over some forwards of one feed; nodes of one name are added up."""
     import onnxruntime
 
-    options = ort_options(threads=threads or 0, on_cpu=True)
+    options = ort_options(threads=threads or usable_threads(), on_cpu=True)
     options.enable_profiling, options.profile_file_prefix = True, str(scratch / "profile")
     session = onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
     read = {value.name: feed[value.name] for value in session.get_inputs()}

@@ -23,8 +23,8 @@ TRIED: Final[Any] = (
     {"kind": "dynamic", "fused": True},
     {"kind": "dynamic", "fused": True, "per_channel": False},
     {"kind": "static"},
-    {"kind": "static", "fused": True},
-    {"kind": "static", "calibration": "percentile"},
+    {"kind": "static", "fused": True, "calibration": "moving-average"},
+    {"kind": "static", "fused": True, "calibration": "percentile"},
     {"kind": "openvino", "precision": "fp32"},
     {"kind": "openvino", "precision": "bf16"},
     {"kind": "openvino", "precision": "int8"},
@@ -61,6 +61,11 @@ class SearchBase(Record):
         dev: frozenset[Need] = frozenset({"dev"})
         return dev.union(*(recipe.needs for recipe in (*self.recipes, *self.fallbacks)))
 
+    @property
+    def quantizing(self) -> frozenset[str]:
+        """Names of those whose graphs compute in integers."""
+        return frozenset(recipe_name(each) for each in (*self.recipes, *self.fallbacks) if each.quantizes)
+
     def named(self, recipes: tuple[RecipeBase, ...]) -> dict[str, dict[str, Any]]:
         """Their settings by name. How much a recipe may lose is what the search may, unless it says so itself."""
         found = {recipe_name(recipe): recipe.model_dump(mode="json") for recipe in recipes}
@@ -81,7 +86,8 @@ class SearchBase(Record):
     @model_validator(mode="after")
     def _fallbacks_are_others(self) -> "SearchBase":
         every = (*self.recipes, *self.fallbacks)
-        if twice := next((one for one in self.fallbacks if every.count(one) > 1), None):
+        own = self.fallbacks if "fallbacks" in self.model_fields_set else ()
+        if twice := next((one for one in own if every.count(one) > 1), None):
             raise ValueError(f"{recipe_name(twice)!r} is a fallback and named before: each recipe is tried once")
         return self
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
+from benchmarks.machine import read
 from pipeline.artifact import EVIDENCE
 from pipeline.quantizing.pareto import Choice, Figures, shape_name
 
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from pipeline.quantizing.candidate import Receipt
+    from pipeline.quantizing.search import SearchBase
 
 TEMPLATE: Final = "search_report.html.j2"
 FRONT, BEHIND, CHOSEN = "#2563eb", "#9ca3af", "#ea580c"
@@ -53,6 +55,30 @@ def row_of(receipt: "Receipt", figures: Figures, choice: Choice, *, raced: bool,
         chosen=chosen,
         remark="chosen" if chosen else remark,
     )
+
+
+def facts_of(
+    config: "SearchBase",
+    choice: Choice,
+    rows: Sequence[Row],
+    baseline: "Receipt",
+    *,
+    shapes: Sequence[tuple[int, int]],
+    threads: int,
+) -> dict[str, Any]:
+    """A search as the manifest keeps it; `baseline` is what was exported."""
+    return {
+        "winner": choice.winner,
+        "reason": choice.reason,
+        "front": list(choice.front),
+        "metric": baseline.metric,
+        "dev_items": baseline.items,
+        "shapes": [list(shape) for shape in shapes],
+        "threads": threads,
+        "machine": msgspec.to_builtins(read()),
+        "budget": config.budget.model_dump(mode="json"),
+        "rows": msgspec.to_builtins(rows),
+    }
 
 
 def rows_of(facts: Mapping[str, Any]) -> list[Row]:

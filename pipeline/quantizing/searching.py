@@ -3,6 +3,7 @@ too), those that nothing speaks for are dropped after a short timing, the rest a
 within the budget is the bundle. A candidate that cannot be made leaves one message; the rest go on.
 """
 
+import itertools
 import shutil
 import time
 from collections.abc import Callable, Mapping
@@ -11,16 +12,13 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Final
 
-import msgspec
-
-from benchmarks.machine import read
 from pipeline.artifact import EVIDENCE, write_json
 from pipeline.errors import BadArtifact, Failure, GateFailed, Transient
 from pipeline.quantizing.candidate import Job, Receipt, trial
 from pipeline.quantizing.given import Given
 from pipeline.quantizing.pareto import Choice, Figures, beaten, choose, lacks_quality, misses
 from pipeline.quantizing.search import SearchBase, file_name, shapes_within
-from pipeline.quantizing.search_report import Row, row_of, table_text, write_report
+from pipeline.quantizing.search_report import Row, facts_of, row_of, table_text, write_report
 from pipeline.quantizing.timing import Timing, look, time_properly
 
 BASELINE: Final = "exported"  # the fp32 bundle: no candidate, but what all are compared with
@@ -61,7 +59,8 @@ class Search:
         if not left:
             raise BadArtifact(f"nobody is left to choose from: {'; '.join(map(str, self.failures.values()))}")
         choice = choose(left, self.config.budget)
-        facts = self._facts(choice, self._rows(figures, choice))
+        rows, baseline = self._rows(figures, choice), self.receipts[BASELINE]
+        facts = facts_of(self.config, choice, rows, baseline, shapes=self.shapes, threads=self.threads)
         self._keep(choice, facts)
         if choice.winner is None:
             told = f"the nearest: {choice.reason}; allow more or try other recipes (all receipts: {self._evidence})"
@@ -79,7 +78,7 @@ class Search:
     @cached_property
     def fallbacks(self) -> dict[str, dict[str, Any]]:
         """Those that are tried where no other keeps the quality."""
-        return self.config.named(self.config.fallbacks)
+        return self.config.named(tuple(each for each in self.config.fallbacks if each not in self.config.recipes))
 
     def _try_all(self) -> None:
         self.bundle("").mkdir()
@@ -92,15 +91,16 @@ class Search:
                 bar.advance(0, note=name)
                 self._try_one(name, recipe)
                 bar.advance()
-        self._require_some()
         self._keep_receipts()
+        self._require_some()
 
     def _require_some(self) -> None:
         if self.receipts.keys() - {BASELINE, *self.failures}:
             return
         told = "\n  ".join(f"{name}: {failure}" for name, failure in self.failures.items())
-        retry = all(isinstance(failure, Transient) for failure in self.failures.values())
-        raise (Transient if retry else BadArtifact)(f"no recipe made a candidate:\n  {told}")
+        kinds = {type(failure) for failure in self.failures.values()}
+        kind = kinds.pop() if kinds in ({Transient}, {GateFailed}) else BadArtifact
+        raise kind(f"no recipe made a candidate:\n  {told}")
 
     def _try_one(self, name: str, recipe: dict[str, Any]) -> None:
         """A candidate more, or a failure more."""
@@ -150,23 +150,25 @@ class Search:
     def _race(self) -> dict[str, Figures]:
         """Everybody's figures: of those beaten at the first look the ones found there."""
         early = self._figures("look", self.look, tuple(self.receipts))
-        early |= self._fall_back(early)
-        while True:
-            left = {name: each for name, each in early.items() if name not in self.failures}
+        for race in itertools.count(1):
+            early |= self._fall_back(early)
+            left, failed = {name: early[name] for name in early if name not in self.failures}, len(self.failures)
             self.losers = beaten([each for name, each in left.items() if name != BASELINE], self.config.budget)
-            late = self._figures("race", self.race, tuple(name for name in left if name not in self.losers))
-            if not self.failures.keys() & {*self.losers.values()}:  # or whom they had beaten may be the best there is
-                return {name: early[name] for name in self.losers} | late
+            late = self._figures(f"race {race}", self.race, tuple(name for name in left if name not in self.losers))
+            if len(self.failures) == failed:  # or whom the dead had beaten, or a fallback, may be the best there is
+                break
+        return {name: early[name] for name in self.losers} | late
 
     def _fall_back(self, early: Mapping[str, Figures]) -> dict[str, Figures]:
         """The figures of those that were tried as nobody else keeps the quality, until one does."""
         found: dict[str, Figures] = {}
-        for name, recipe in self.fallbacks.items():
-            rivals = [each for other, each in {**early, **found}.items() if other != BASELINE]
+        for name in [each for each in self.fallbacks if each not in {**self.receipts, **self.failures}]:
+            quantized = self.config.quantizing - self.failures.keys()
+            rivals = [each for other, each in {**early, **found}.items() if other in quantized]
             if not lacks_quality(rivals, self.config.budget):
                 break
             with self.given.reporter.bar(f"nobody keeps the quality: {name}", total=None, unit="candidate"):
-                self._try_one(name, recipe)
+                self._try_one(name, self.fallbacks[name])
             if name in self.receipts:
                 found |= self._figures(f"look at {name}", self.look, (BASELINE, name))
         self._keep_receipts()
@@ -214,21 +216,6 @@ class Search:
         if name in self.losers:
             remark = f"at a first look beaten at every shape by {self.losers[name]}"
         return row_of(self.receipts[name], figures, choice, raced=name not in self.losers, remark=remark)
-
-    def _facts(self, choice: Choice, rows: list[Row]) -> dict[str, Any]:
-        baseline = self.receipts[BASELINE]
-        return {
-            "winner": choice.winner,
-            "reason": choice.reason,
-            "front": list(choice.front),
-            "metric": baseline.metric,
-            "dev_items": baseline.items,
-            "shapes": [list(shape) for shape in self.shapes],
-            "threads": self.threads,
-            "machine": msgspec.to_builtins(read()),
-            "budget": self.config.budget.model_dump(mode="json"),
-            "rows": msgspec.to_builtins(rows),
-        }
 
     def _keep_receipts(self) -> None:
         """Every candidate's receipt, and why a candidate failed: what failed later has both."""

@@ -16,10 +16,10 @@ from typing import Any, Final, TypeVar
 import msgspec
 
 from benchmarks.children import CHECKOUT, LAST_LINES
-from pipeline.errors import BadArtifact, BadRequest, Failure, Transient
+from pipeline.errors import BadArtifact, BadRequest, Failure, GateFailed, Transient
 
 MARK: Final = "retort: "  # before an expected failure's message, the last on stderr
-_BY_CODE: Final = {kind.exit_code: kind for kind in (BadRequest, BadArtifact, Transient)}
+_BY_CODE: Final = {kind.exit_code: kind for kind in (BadRequest, BadArtifact, GateFailed, Transient)}
 _Job = TypeVar("_Job")
 _Result = TypeVar("_Result")
 

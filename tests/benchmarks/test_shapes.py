@@ -10,13 +10,14 @@ import pytest
 from fakes import tiny_bundle
 
 from benchmarks import shapes
+from benchmarks.children import run_child
 from benchmarks.machine import affinity
 from benchmarks.session import Variant
 from benchmarks.shapes import Raced, Shape, ShapesJob, ShapesResult, measure_shapes, race
 from benchmarks.targets import OrtCpu
 from serving.bundle import seal_core
 from serving.engine import Engine
-from serving.errors import BadArtifact, BadRequest
+from serving.errors import BadArtifact, BadRequest, Failure
 
 ITEMS = tuple((text,) for text in ("good bad fine dull", "bright", "awful fine good bad bad good", "fine dull bad")) * 6
 SHAPES = (Shape(1, 5), Shape(1, 12), Shape(4, 12))
@@ -41,6 +42,20 @@ def raced(tmp_path_factory: pytest.TempPathFactory) -> tuple[tuple[Raced, ...], 
     variants = [Variant(name, OrtCpu(), root / name) for name in "ab"]
     found = race(variants, shapes=[(1, 5), (4, 12)], items=ITEMS, n=10, processes=2, threads=1, progress=told.append)
     return found, told
+
+
+def test_a_process_that_is_stuck_is_ended(tmp_path: Path) -> None:
+    tiny_bundle(tmp_path)
+    with pytest.raises(Failure) as refused:
+        run_child(
+            job(tmp_path),
+            result_type=ShapesResult,
+            threads=1,
+            tell=lambda _: None,
+            module="benchmarks.shapes",
+            limit_s=0.01,
+        )
+    assert str(refused.value) == "measuring tiny: the process was not done within 0.01 s and was ended"
 
 
 def test_a_forward_is_timed_at_every_shape_with_batches_of_exactly_that_size(

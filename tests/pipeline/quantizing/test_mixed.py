@@ -9,7 +9,7 @@ from givens import given_of, given_over, real_bundle
 from models import EXPORTED, Exported, exported_case
 from pydantic import ValidationError
 
-from pipeline.errors import BadArtifact
+from pipeline.errors import GateFailed
 from pipeline.quantizing.given import Given
 from pipeline.quantizing.mixed import MixedRecipe
 from pipeline.quantizing.products import products_of
@@ -88,7 +88,7 @@ def test_where_no_mix_holds_the_nearest_is_named(
 ) -> None:
     metrics(monkeypatch, 0.9, 0.5, 0.62, 0.5)
 
-    with pytest.raises(BadArtifact) as refused:
+    with pytest.raises(GateFailed) as refused:
         mixed(bert, tmp_path)
 
     assert str(refused.value) == (

@@ -45,6 +45,15 @@ def test_what_both_graphs_do_is_no_difference() -> None:
     assert saved_ms(int8, fp32) == -3.25
 
 
-def test_a_graph_saves_nothing_over_itself(given: Given) -> None:
-    graph = given.bundle.path / "model.onnx"
-    assert saved_ms(given.node_times(graph), given.node_times(graph)) == 0
+@pytest.mark.parametrize("fused", [False, True])
+def test_a_product_in_integers_leaves_all_other_nodes_as_they_are(given: Given, fused: bool, tmp_path: Path) -> None:
+    found = calibrate(StaticRecipe(samples=16, fused=fused), given.bundle.path / "model.onnx", given)
+    product = found.products[-3]
+    found.write(tmp_path / "fp32.onnx", kept=found.products)
+    found.write(tmp_path / "one.onnx", kept=tuple(each for each in found.products if each != product))
+
+    fp32, one = (given.node_times(tmp_path / f"{name}.onnx") for name in ("fp32", "one"))
+
+    assert ("MatMulIntegerToFloat", product.name) in one.keys() - fp32.keys()
+    assert {operator for operator, _ in one.keys() - fp32.keys()} <= {"MatMulIntegerToFloat", "QuantizeLinear", "Gelu"}
+    assert {operator for operator, _ in fp32.keys() - one.keys()} <= {"MatMul", "Add", "BiasGelu"}

@@ -55,6 +55,7 @@ class Asked(SearchBase):
 
 
 FUSED, PLAIN, TENSOR = DynamicRecipe(fused=True), DynamicRecipe(), DynamicRecipe(per_channel=False)
+MIXED = MixedRecipe()
 TENSOR_NAME = "dynamic per_channel=false"
 NAMES = ("dynamic fused", "dynamic", TENSOR_NAME)
 
@@ -120,6 +121,11 @@ def test_left_alone_it_tries_eight_recipes_or_more_and_trains_last_of_all() -> N
 def test_a_fallback_that_is_tried_anyway_is_refused() -> None:
     with pytest.raises(ValidationError, match="'dynamic' is a fallback and named before: each recipe is tried once"):
         asked(PLAIN, FUSED, fallbacks=(PLAIN,))
+
+
+def test_a_recipe_that_is_a_fallback_unless_it_is_named_is_tried_once(stage: "Stage") -> None:
+    config = SearchRecipe.model_validate({"kind": "search", "recipes": [{"kind": "dynamic"}, {"kind": "smoothquant"}]})
+    assert list(stage.search(config).fallbacks) == ["mixed fused", "aware fused max_texts=10000"]
 
 
 def test_shapes_longer_than_the_model_reads_are_cut() -> None:
@@ -359,9 +365,6 @@ def test_whom_one_had_beaten_that_dies_is_timed_too(stage: Stage) -> None:
     assert rows_of(facts)["dynamic fused"]["remark"] == "ended by SIGKILL"
 
 
-MIXED = MixedRecipe()
-
-
 def test_while_nobody_keeps_the_quality_fallbacks_are_tried_one_by_one(stage: Stage) -> None:
     stage.drops = dict.fromkeys(NAMES, 0.03)
     config = asked(FUSED, PLAIN, fallbacks=(MIXED, TENSOR, Fp32Recipe()), budget={"metric_drop": 0.01})
@@ -377,11 +380,31 @@ def test_while_nobody_keeps_the_quality_fallbacks_are_tried_one_by_one(stage: St
     assert (stage.out / "evidence" / "search" / "mixed.json").is_file()
 
 
+def test_fp32_that_keeps_the_quality_spares_no_fallback(stage: Stage) -> None:
+    stage.drops = dict.fromkeys(NAMES, 0.03)
+    facts = stage.search(asked(PLAIN, Fp32Recipe(), fallbacks=(MIXED,))).run()
+    assert "mixed" in rows_of(facts)
+
+
+def test_a_fallback_is_tried_too_when_who_kept_the_quality_dies_in_the_race(stage: Stage) -> None:
+    stage.drops = {"dynamic": 0.03}
+    stage.dies_in_the_race = {"dynamic fused"}
+    facts = stage.search(asked(PLAIN, FUSED, fallbacks=(MIXED,))).run()
+    assert facts["search"]["winner"] == "mixed"
+    assert {"race-1.json", "race-2.json"} <= {path.name for path in (stage.out / "evidence" / "search").iterdir()}
+
+
+def test_where_no_mix_is_good_enough_the_gate_failed(stage: Stage) -> None:
+    stage.drops["mixed"] = GateFailed("no mix with int8 in it is within 0.005; the nearest has 0.62")
+    assert "the nearest has 0.62" in refused(GateFailed, stage.search(asked(MIXED)).run)
+    assert (stage.out / "evidence" / "search" / "mixed.failed.json").is_file()
+
+
 def test_a_fallback_that_fails_leaves_one_message_and_the_next_is_tried(stage: Stage) -> None:
     stage.drops = {"dynamic": 0.03, "mixed": BadArtifact("no mix with int8 in it is within 0.005")}
-    facts = stage.search(asked(PLAIN, fallbacks=(MixedRecipe(), Fp32Recipe()))).run()
+    facts = stage.search(asked(PLAIN, fallbacks=(MIXED, FUSED))).run()
 
-    assert facts["search"]["winner"] == "fp32 fused"
+    assert facts["search"]["winner"] == "dynamic fused"
     assert rows_of(facts)["mixed"]["remark"] == "no mix with int8 in it is within 0.005"
     assert (stage.out / "evidence" / "search" / "mixed.failed.json").is_file()
 
@@ -433,10 +456,10 @@ def test_the_evidence_holds_every_receipt_and_all_samples(stage: Stage) -> None:
         "dynamic.json",
         "exported.json",
         "look.json",
-        "race.json",
+        "race-1.json",
     ]
     assert msgspec.json.decode((folder / "dynamic.json").read_bytes(), type=Receipt).name == "dynamic"
-    timing = msgspec.json.decode((folder / "race.json").read_bytes(), type=Timing)
+    timing = msgspec.json.decode((folder / "race-1.json").read_bytes(), type=Timing)
     assert timing.ms()["dynamic"] == {"1x8": 0.5, "4x16": 0.5}
 
 
