@@ -1,5 +1,7 @@
-"""Real text cut to an exact number of tokens, so that "at 64 tokens" means 64 for every variant and every sample."""
+"""Real text for the timed requests: cut to an exact number of tokens, so that "at 64 tokens" means 64 for every variant
+and every sample, or as it comes."""
 
+import random
 from collections.abc import Iterator, Sequence
 from itertools import islice
 from pathlib import Path
@@ -37,6 +39,12 @@ def exact_length_items(items: Sequence[Item], tokenizer: Tokenizer, *, length: i
             f"none of {len(items)} items can be cut to exactly {length} tokens: choose another length or give more text"
         )
     return tuple(islice(found, most))
+
+
+def real_items(items: Sequence[Item], *, most: int, seed: int = 0) -> tuple[Item, ...]:
+    """Up to `most` distinct items as they come, drawn by the seed: their lengths are those of the data."""
+    distinct = list(dict.fromkeys(items))
+    return tuple(random.Random(seed).sample(distinct, min(most, len(distinct))))  # noqa: S311  (no secret)
 
 
 def token_count(item: Item, tokenizer: Tokenizer) -> int:

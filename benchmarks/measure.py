@@ -1,8 +1,7 @@
 """The pure core of a measurement: warm-up, samples, percentiles, intervals. The clock is passed in.
 
 A latency here is the time one caller waits for one request (closed loop, batch 1). A percentile with fewer than ten
-samples beyond its rank is not reported, and intervals resample whole *processes*: samples of one process share its
-memory layout and its neighbours, so they are not independent.
+samples beyond its rank is not reported, and intervals resample whole *processes* (bootstrap.py).
 """
 
 import gc
@@ -17,12 +16,14 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
+from benchmarks import bootstrap
+
 Clock = Callable[[], int]
 Step = Callable[[Any], Any]
 
 TOTAL: Final = "end_to_end"
 BEYOND: Final = 10  # samples that must lie beyond a percentile for it to be reported
-RESAMPLES: Final = 2000
+PERCENTS: Final = (50, 95, 99)
 
 
 class WarmUp(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -46,6 +47,14 @@ class Latency(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     p95_high_ms: float | None
     n: int
     processes: int
+    p99_ms: float | None = None
+    p99_low_ms: float | None = None
+    p99_high_ms: float | None = None
+
+
+def needed(percent: int) -> int:
+    """How many samples it takes to report this percentile."""
+    return -(-100 * BEYOND // (100 - percent))
 
 
 def warm_up(
@@ -70,9 +79,17 @@ def sample(
     when they run out. Garbage collection is off meanwhile.
     """
     series: dict[str, list[int]] = {name: [] for name in (*steps, TOTAL)}
+    recorded = tuple((step, series[name].append) for name, step in steps.items())
+    record_total = series[TOTAL].append
     with _no_garbage_collection():
         for value in islice(cycle(inputs), n):
-            _one_request(steps, value, series=series, clock=clock)
+            start = before = clock()
+            for step, record in recorded:
+                value = step(value)
+                now = clock()
+                record(now - before)
+                before = now
+            record_total(before - start)
     return series
 
 
@@ -84,27 +101,21 @@ def percentile_ms(samples_ns: Sequence[int] | npt.NDArray[Any], *, percent: int)
 
 
 def summarize(samples_by_process_ns: Sequence[Sequence[int]], *, seed: int = 0) -> Latency:
-    """p50 and p95 of all samples together, with intervals that resample the processes."""
+    """p50, p95 and p99 of all samples together, with intervals that resample the processes."""
     processes = [np.asarray(samples, dtype=np.float64) for samples in samples_by_process_ns]
-    pooled = np.concatenate(processes)
-    p50, p95 = (percentile_ms(pooled, percent=percent) for percent in (50, 95))
-    p50_low, p50_high = _interval_ms(processes, percent=50, seed=seed) if p50 is not None else (None, None)
-    p95_low, p95_high = _interval_ms(processes, percent=95, seed=seed) if p95 is not None else (None, None)
-    return Latency(p50, p50_low, p50_high, p95, p95_low, p95_high, n=len(pooled), processes=len(processes))
+    p50, p95, p99 = (_with_ends(processes, percent=percent, seed=seed) for percent in PERCENTS)
+    return Latency(*p50, *p95, sum(map(len, processes)), len(processes), *p99)
 
 
-def _interval_ms(
+def _with_ends(
     processes: Sequence[npt.NDArray[np.float64]], *, percent: int, seed: int
-) -> tuple[float, float] | tuple[None, None]:
-    """The 95 % bootstrap interval of a percentile; the unit that is drawn again is the process."""
-    if len(processes) < 2:
-        return None, None
-    draws = np.random.default_rng(seed).integers(len(processes), size=(RESAMPLES, len(processes)))
-    # The order of a draw does not matter, so few distinct ones exist: each percentile is computed once.
-    distinct, which = np.unique(np.sort(draws, axis=1), axis=0, return_inverse=True)
-    values = np.array([np.percentile(np.concatenate([processes[i] for i in row]), percent) for row in distinct])
-    low, high = np.percentile(values[which.ravel()], (2.5, 97.5))
-    return float(low) / 1e6, float(high) / 1e6
+) -> tuple[float | None, float | None, float | None]:
+    """The percentile in milliseconds, then the ends of its interval."""
+    value = percentile_ms(np.concatenate(processes), percent=percent)
+    if value is None or len(processes) < 2:
+        return value, None, None
+    low, high = bootstrap.ends(bootstrap.resampled(processes, percent=percent, seed=seed), processes=len(processes))
+    return value, low / 1e6, high / 1e6
 
 
 def _durations_ns(call: Callable[[], object], *, times: int, clock: Clock) -> list[int]:
@@ -114,16 +125,6 @@ def _durations_ns(call: Callable[[], object], *, times: int, clock: Clock) -> li
         call()
         durations.append(clock() - start)
     return durations
-
-
-def _one_request(steps: Mapping[str, Step], value: Any, *, series: dict[str, list[int]], clock: Clock) -> None:
-    start = before = clock()
-    for name, step in steps.items():
-        value = step(value)
-        now = clock()
-        series[name].append(now - before)
-        before = now
-    series[TOTAL].append(before - start)
 
 
 @contextmanager

@@ -1,11 +1,13 @@
 """EXTENSION POINT: what can be measured. A target is a class with `kind` and `open`, its name in `Target` at the foot.
 
-A target says how a variant's folder is run; `open` loads it and returns a `Runner`. Libraries are imported inside
-`open`, so that naming a target costs nothing and a child process holds only the library that it measures.
+A target says how a variant's folder is run: `missing` what this machine lacks for it, `open` loads it and returns a
+`Runner`. Libraries are imported inside these, so that naming a target costs nothing and a child process holds only the
+library that it measures.
 
 Shapes: N items, L tokens, C outputs (one per label; 1 for regression; the vector's width for an embedding).
 """
 
+import importlib.util
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -15,7 +17,7 @@ import msgspec
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
 from serving.bundle import Item, TaskKind, read_bundle
-from serving.cpu import usable_threads
+from serving.cpu import cpu_features, usable_threads
 
 if TYPE_CHECKING:
     import numpy as np
@@ -25,6 +27,8 @@ if TYPE_CHECKING:
     from serving.engine import Engine, Tokens
 
     Floats = npt.NDArray[np.float32]
+
+_CUDA = ("CUDAExecutionProvider", "CPUExecutionProvider")  # what CUDA does not compute, the shapes, the CPU does
 
 
 class Facts(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -67,6 +71,11 @@ class TargetBase(BaseModel):
     def resolved_threads(self) -> int:
         return self.threads or usable_threads()
 
+    def missing(self) -> str:
+        """What this machine lacks to run anything on this target, and the way out; "" where it can. A bundle may ask
+        for more: then opening it says so."""
+        return ""
+
 
 class OrtCpu(TargetBase):
     """A bundle folder on the CPU, by the very engine that serves: with ONNX Runtime, or what else the bundle names."""
@@ -79,12 +88,41 @@ class OrtCpu(TargetBase):
         return _BundleRunner(Engine(read_bundle(path), threads=self.resolved_threads()))
 
 
+class OrtCuda(TargetBase):
+    """The same `model.onnx` on an NVIDIA GPU, by the very engine that serves: buffers bound on the GPU, and a CUDA
+    graph recorded for each bucket of the bundle, to which items are padded. Made for bundles in fp16 (`quantize: {kind:
+    fp16}`); fp32 runs too, int8 is refused. Falling back to the CPU is an error."""
+
+    kind: Literal["ort-cuda"] = "ort-cuda"
+
+    def missing(self) -> str:
+        from serving.cuda import missing
+
+        return missing()
+
+    def open(self, path: Path) -> Runner:
+        from serving.engine import Engine
+
+        bundle = read_bundle(path)
+        spec = msgspec.structs.replace(bundle.spec, runtime="onnxruntime", inference_precision="fp32", providers=_CUDA)
+        return _BundleRunner(Engine(replace(bundle, spec=spec), threads=self.resolved_threads()))
+
+
 class OpenVino(TargetBase):
     """The same `model.onnx` computed by OpenVINO, whatever runtime the bundle names (extra `openvino`). `precision` is
     that of products; None: the bundle's own. Operators of onnxruntime alone it refuses."""
 
     kind: Literal["openvino"] = "openvino"
     precision: Literal["fp32", "bf16"] | None = None
+
+    def missing(self) -> str:
+        from serving.runtimes import BF16_FEATURES
+
+        if importlib.util.find_spec("openvino") is None:
+            return "openvino, which is not installed: pip install 'retort[openvino]'"
+        if self.precision == "bf16" and not cpu_features() & BF16_FEATURES:
+            return f"a CPU that computes in bf16 ({', '.join(sorted(BF16_FEATURES))}): measure it on one, or in fp32"
+        return ""
 
     def open(self, path: Path) -> Runner:
         from serving.engine import Engine
@@ -109,6 +147,9 @@ class Torch(TargetBase):
     task: TaskKind = "classification"
     precision: Literal["fp32", "bf16"] = "fp32"
     compiled: bool = False
+
+    def missing(self) -> str:
+        return "" if importlib.util.find_spec("torch") else "torch, which is not installed: see requirements/torch.txt"
 
     def open(self, path: Path) -> Runner:
         from benchmarks.torch_runner import open_torch
@@ -151,5 +192,5 @@ def megabytes(path: Path) -> float:
     return path.stat().st_size / 1e6
 
 
-Target = Annotated[OrtCpu | OpenVino | Torch, Field(discriminator="kind")]
-TARGET: TypeAdapter[OrtCpu | OpenVino | Torch] = TypeAdapter(Target)
+Target = Annotated[OrtCpu | OrtCuda | OpenVino | Torch, Field(discriminator="kind")]
+TARGET: TypeAdapter[OrtCpu | OrtCuda | OpenVino | Torch] = TypeAdapter(Target)

@@ -7,8 +7,6 @@ exit code.
 
 import errno
 import os
-import re
-import resource
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -22,18 +20,21 @@ import msgspec
 from benchmarks.invariance import ITEMS as INVARIANCE_ITEMS
 from benchmarks.invariance import Invariance
 from benchmarks.measure import Step, WarmUp, sample, warm_up
+from benchmarks.memory import memory
+from benchmarks.noise import Readings, Watch
 from benchmarks.outputs import Floats, write_outputs
 from benchmarks.targets import TARGET, Facts, Runner
 from serving.answers import probabilities
 from serving.bundle import Item, TaskKind
-from serving.errors import BadArtifact, Failure, Transient
+from serving.errors import BadArtifact, BadRequest, Failure, Transient
 
 _CHUNK = 16  # items between two looks at the clock
 _TELL_EVERY_S = 0.25
 
 
 class LatencyJob(msgspec.Struct, frozen=True, tag="latency", forbid_unknown_fields=True):
-    """Time `n` requests per length; `buckets` holds real items of exactly that many tokens, `probes` are compared."""
+    """Time `n` requests per length, and each of the `real` items once; `buckets` holds real items of exactly that many
+    tokens, `probes` are compared."""
 
     variant: str
     target: dict[str, Any]
@@ -43,6 +44,7 @@ class LatencyJob(msgspec.Struct, frozen=True, tag="latency", forbid_unknown_fiel
     buckets: dict[int, tuple[Item, ...]]
     probes: tuple[Item, ...]
     n: int
+    real: tuple[Item, ...] = ()
 
 
 class QualityJob(msgspec.Struct, frozen=True, tag="quality", forbid_unknown_fields=True):
@@ -70,16 +72,18 @@ class Bucket(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class LatencyResult(msgspec.Struct, frozen=True, tag="latency", forbid_unknown_fields=True):
     """`cold_start_ms` runs from a bare interpreter to the first answer: import, load, create the session, answer.
 
-    `peak_mb` is the process's own high-water mark; `preempted` counts involuntary context switches while timing.
-    `probe_logits` has one flat list per probe.
+    `peak_mb` is the process's own high-water mark, `rss_mb` what is resident after the last sample; `readings` are of
+    the timed block. `real_ns` has the series of the real items, `probe_logits` one flat list per probe.
     """
 
     variant: str
     facts: Facts
     cold_start_ms: float
     peak_mb: float
-    preempted: int
+    rss_mb: float
+    readings: Readings
     buckets: dict[int, Bucket]
+    real_ns: dict[str, list[int]]
     probe_logits: list[list[float]]
 
 
@@ -95,24 +99,32 @@ Tell = Callable[[int, int], None]
 
 
 def measure_latency(job: LatencyJob, *, tell: Tell) -> LatencyResult:
-    """Open, answer once (cold start), then every bucket: check its length, warm up, sample."""
+    """Open, answer once (cold start), warm up at every length, then time all of it as one watched block."""
     start = time.perf_counter_ns()
     runner = _open(job)
     probed = runner.logits(job.probes[:1])
     cold_start_ms = (time.perf_counter_ns() - start) / 1e6
     probed += runner.logits(job.probes[1:])
-    preempted = resource.getrusage(resource.RUSAGE_SELF).ru_nivcsw
-    buckets = {}
-    for length, items in job.buckets.items():
-        buckets[length] = _measure_bucket(runner, items, job=job, length=length)
-        tell(len(buckets) * job.n, len(job.buckets) * job.n)
+    score: Step = partial(probabilities, task=job.task)
+    steps: dict[str, Step] = {"tokenize": runner.encode, "infer": runner.infer, "score": score}
+    warm_ups = {length: _warm_up(runner, items, job=job, length=length) for length, items in job.buckets.items()}
+    _see_every_length(runner, job.real)
+    watch = Watch()
+    watch.start()
+    timed = {length: sample(steps, items, n=job.n) for length, items in job.buckets.items()}
+    real_ns = sample(steps, job.real, n=len(job.real))
+    readings, resident = watch.stop(), memory()
+    total = len(job.buckets) * job.n + len(job.real)
+    tell(total, total)  # not before: the parent would wake beside what is timed
     return LatencyResult(
         variant=job.variant,
         facts=runner.facts,
         cold_start_ms=cold_start_ms,
-        peak_mb=peak_mb(),
-        preempted=resource.getrusage(resource.RUSAGE_SELF).ru_nivcsw - preempted,
-        buckets=buckets,
+        peak_mb=resident.peak_mb,
+        rss_mb=resident.rss_mb,
+        readings=readings,
+        buckets={length: Bucket(warm_ups[length], samples_ns) for length, samples_ns in timed.items()},
+        real_ns=real_ns,
         probe_logits=[output.ravel().tolist() for output in probed],
     )
 
@@ -136,14 +148,6 @@ def measure_quality(job: QualityJob, *, tell: Tell) -> QualityResult:
     return QualityResult(job.variant, runner.facts, n=len(job.items), seconds=seconds, invariance=invariance)
 
 
-def peak_mb(status: Path = Path("/proc/self/status")) -> float:
-    """The high-water mark of resident memory since exec; getrusage's would include the parent's from before it."""
-    if not status.is_file():
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6  # macOS counts bytes
-    match = re.search(r"^VmHWM:\s+(\d+) kB$", status.read_text(encoding="utf-8"), re.MULTILINE)
-    return int(match.group(1)) * 1024 / 1e6 if match else 0.0
-
-
 def _open(job: Job) -> Runner:
     runner = TARGET.validate_python(job.target).open(Path(job.path))
     if runner.task != job.task:
@@ -151,36 +155,59 @@ def _open(job: Job) -> Runner:
     return runner
 
 
-def _measure_bucket(runner: Runner, items: Sequence[Item], *, job: LatencyJob, length: int) -> Bucket:
+def _warm_up(runner: Runner, items: Sequence[Item], *, job: LatencyJob, length: int) -> WarmUp:
     found = {len(runner.encode(item).ids) for item in items}
     if found != {length}:
         raise BadArtifact(
             f"{job.variant} reads items of {length} tokens as {sorted(found)}: "
             "variants compared at one length need the same tokenizer and a max_length that reaches it"
         )
-    score: Step = partial(probabilities, task=job.task)
     forever = cycle(items)
 
     def call() -> object:
-        return score(runner.infer(runner.encode(next(forever))))
+        return probabilities(runner.infer(runner.encode(next(forever))), task=job.task)
 
-    warm = warm_up(call, clock=time.perf_counter_ns)
-    steps: dict[str, Step] = {"tokenize": runner.encode, "infer": runner.infer, "score": score}
-    return Bucket(warm_up=warm, samples_ns=sample(steps, items, n=job.n))
+    return warm_up(call, clock=time.perf_counter_ns)
+
+
+def _see_every_length(runner: Runner, items: Sequence[Item]) -> None:
+    """Compute one item of each length: the first one of a shape also pays for its memory."""
+    tokens = (runner.encode(item) for item in items)
+    for one in {len(each.ids): each for each in tokens}.values():
+        runner.infer(one)
 
 
 def pin(cores: Sequence[int]) -> None:
-    """Stay on these cores; libraries that are opened later size their pools and inherit the affinity."""
-    if cores and hasattr(os, "sched_setaffinity"):
+    """Stay on these cores; libraries that are opened later size their pools and inherit the affinity. Where the system
+    knows no affinity nothing is done, and the receipt says so.
+
+    Raises:
+        BadRequest: this process may not be pinned.
+    """
+    if not cores or not hasattr(os, "sched_setaffinity"):
+        return
+    try:
         os.sched_setaffinity(0, cores)
+    except OSError as error:
+        raise BadRequest(
+            f"cannot pin to core {', '.join(map(str, cores))} (sched_setaffinity: {error.strerror}), and times of a "
+            "process that wanders between cores are not reported: allow that system call (in a container: its seccomp "
+            "profile), or measure where it is allowed"
+        ) from error
+
+
+def unpinned() -> tuple[str, ...]:
+    """What a receipt says where the system knows no affinity."""
+    told = "processes cannot be pinned to cores here: they may have wandered"
+    return () if hasattr(os, "sched_setaffinity") else (told,)
 
 
 def child_main(arguments: Sequence[str], job_type: Any, measure: Callable[[Any], Any]) -> int:
     """Read a job, pin this process to its cores, write what `measure` finds; the exit code."""
     job_file, result_file = map(Path, arguments)
     job = msgspec.json.decode(job_file.read_bytes(), type=job_type)
-    pin(job.cores)
     try:
+        pin(job.cores)
         result_file.write_bytes(msgspec.json.encode(measure(job)))
     except Failure as failure:
         sys.stderr.write(f"{failure}\n")

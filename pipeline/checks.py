@@ -1,7 +1,7 @@
 """What a config asks for that can only fail, refused before anything runs: an hour of training is a bad way to learn
 it."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from itertools import combinations
 from pathlib import Path
@@ -11,11 +11,21 @@ from pipeline.encoders.families import FULL, Shape, family_of
 from pipeline.encoders.masked_lm import has_mlm_head
 from pipeline.encoders.teachers import TeacherConfig, positions_in, read_config, shape_in
 from pipeline.errors import BadRequest
-from pipeline.gates import COMPARED, MEASURED, TASK_METRICS, parse_rules
+from pipeline.gates import (
+    CHAMPION,
+    COMPARED,
+    HERE,
+    MEASURED,
+    TASK_METRICS,
+    Rule,
+    parse_rules,
+    require_measurable,
+    require_targets,
+)
 from pipeline.graph import STAGES, Step, variants_of
 from pipeline.passes import PassConfig
 from pipeline.stages import distill
-from pipeline.stages.benchmark import LONG
+from pipeline.stages.benchmark import LONG, BenchmarkConfig
 from pipeline.stages.pretrain import PretrainConfig
 from pipeline.task_distillation import TaskDistillation, check_kind
 from pipeline.tasking.fitted import read_fitted
@@ -183,14 +193,26 @@ def _is_installed(name: str) -> bool:
     return True
 
 
+def _measurable(rules: Sequence[Rule], asked: BenchmarkConfig) -> None:
+    try:
+        require_targets(rules, (HERE,))
+        n, real = asked.samples * asked.processes, asked.real * asked.processes
+        require_measurable(rules, n=n, real=real, processes=asked.processes)
+    except BadRequest as error:
+        raise BadRequest(f"register.gate: {error}") from error
+
+
 def _check_gate(config: RunConfig) -> None:
-    known = {*config.task.figures, *MEASURED} - {*COMPARED} | {*config.task.compared}
-    for rule in parse_rules(config.register.gate):
+    answered = () if config.task.numeric else ("agreement",)  # numbers are never quite the same
+    known = {*config.task.figures, *MEASURED} - {*COMPARED} | {*config.task.compared, *answered}
+    rules, load = parse_rules(config.register.gate), config.benchmark
+    _measurable(rules, load)
+    for rule in rules:
         metric = rule.metric.removesuffix("_low").removesuffix("_high")
         if metric not in known:
             kind = "is no metric of this task" if metric in (*TASK_METRICS, *COMPARED) else "is not measured"
             raise BadRequest(f"register.gate: {rule.text!r}: {metric} {kind}; known here: {', '.join(sorted(known))}")
-        if rule.baseline is not None and rule.baseline not in variants_of(config):
+        if rule.baseline not in (None, CHAMPION, *variants_of(config)):
             raise BadRequest(
                 f"register.gate: {rule.text!r}: there is no variant {rule.baseline!r}; a baseline is 'teacher' or "
                 f"one of {', '.join(variants_of(config))}"

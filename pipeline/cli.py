@@ -1,5 +1,4 @@
-"""The command `retort`. Thin: each command parses, calls one function, prints; the last line on stdout is JSON for
-machines."""
+"""The command `retort`. Each command parses, calls one function, prints; the last line on stdout is JSON."""
 
 import os
 import sys
@@ -9,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import msgspec
 import typer
 
+from pipeline.cli_measuring import add_measuring
 from pipeline.exits import end_by_verdict, exit_code_of
 
 if TYPE_CHECKING:
@@ -25,9 +25,7 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 
-Configs = Annotated[
-    list[Path], typer.Argument(metavar="CONFIG...", help="YAML files, as in configs/; run in this order.")
-]
+Configs = Annotated[list[Path], typer.Argument(metavar="CONFIG...", help="YAML files as in configs/; run in order.")]
 Settings = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="A.B=VALUE", help="Change one setting; the value is YAML. May be repeated."),
@@ -238,6 +236,9 @@ def serve(
         queue=queue,
         drain_s=drain_s,
     )
+
+
+add_measuring(app)
 
 
 def main() -> None:

@@ -1,80 +1,66 @@
 """The gate: rules and figures in, a verdict with its reason out. Pure: it reads nothing and writes nothing.
 
-A rule is one line of text, `metric op bound [* baseline]`:
+A rule is one line of text, `metric op bound [* baseline] [at target] [with confidence]` (gate_rules.py):
 
-    accuracy >= 0.95 * teacher     at least 95 % of the teacher's accuracy
-    p95_ms <= 0.5 * teacher        at most half of its p95 at the long length, batch 1
-    size_mb <= 30                  an absolute bound
+    accuracy >= 0.95 * teacher                    at least 95 % of the teacher's accuracy
+    p95_ms <= 1.0 * champion with confidence      the whole interval is no slower than what is in service
+    size_mb <= 30                                 an absolute bound
 
-A figure that was not measured, or not often enough to be reported, makes a rule INCONCLUSIVE, never passed.
+A figure that was not measured, or not often enough to be reported, or in a disturbed session, makes a rule
+INCONCLUSIVE, never passed.
 """
 
-import math
-import operator
-import re
-from collections.abc import Callable, Mapping, Sequence
-from typing import Final, Literal
+from collections.abc import Collection, Mapping, Sequence
+from typing import Final
 
 import msgspec
 
 from pipeline.errors import BadRequest, GateFailed, Inconclusive
+from pipeline.gate_checks import Check, Figures, Outcome, Session, check_rule, known
+from pipeline.gate_rules import (
+    CHAMPION,
+    COMPARED,
+    KNOWN,
+    MEASURED,
+    REFUSAL_METRICS,
+    TASK_METRICS,
+    TEACHER,
+    TIMED,
+    Rule,
+    names_champion,
+    parse_rule,
+    parse_rules,
+    require_measurable,
+    require_targets,
+)
 
-Outcome = Literal["PASS", "FAIL", "INCONCLUSIVE"]
-Figures = Mapping[str, Mapping[str, float]]
+__all__ = [
+    "CHAMPION",
+    "COMPARED",
+    "HERE",
+    "KNOWN",
+    "MEASURED",
+    "REFUSAL_METRICS",
+    "TASK_METRICS",
+    "TEACHER",
+    "TIMED",
+    "Check",
+    "Figures",
+    "Judged",
+    "Outcome",
+    "Rule",
+    "Verdict",
+    "judge",
+    "names_champion",
+    "parse_rule",
+    "parse_rules",
+    "require_measurable",
+    "require_pass",
+    "require_targets",
+]
 
-TEACHER: Final = "teacher-onnx-fp32"
-ALIASES: Final = {"teacher": TEACHER}
+HERE: Final = "here"  # benchmarks.receipt.Receipt.target of a session on this machine
 CHOSEN_BY: Final = "p95_ms"
-# Beside its own fp32: how much of the metric a variant lost, and the share of items it answers otherwise; and how far
-# its probabilities are from how often it is right (expected calibration error). judging.py says which a task has.
-COMPARED: Final = ("drop", "flips", "ece")
-MEASURED: Final = (
-    *("p50_ms", "p95_ms", "speedup_p50", "p50_ms_short", "p95_ms_short"),
-    *("cold_start_ms", "peak_mb", "size_mb", "params", "batch_difference", "batch_flips"),
-    *COMPARED,
-)
-# Of a classifier that may refuse: how well its highest probability tells items of its classes from those out of scope
-# (oos), and which share of either it refuses.
-REFUSAL_METRICS: Final = ("oos_auroc", "oos_refused", "in_scope_refused")
-# weighted_metrics.METRICS by name, and figures made with them. That file imports numpy, which `retort plan` must not; a
-# test holds the two together.
-TASK_METRICS: Final = (
-    *("accuracy", "macro_f1", "micro_f1", "entity_f1", "matthews", "pearson", "spearman", "mse"),
-    *REFUSAL_METRICS,
-)
-KNOWN: Final = (*TASK_METRICS, *MEASURED)
-ENDS: Final = ("_low", "_high")
-_OPERATORS: Final[dict[str, Callable[[float, float], bool]]] = {
-    ">=": operator.ge,
-    "<=": operator.le,
-    ">": operator.gt,
-    "<": operator.lt,
-}
-_RULE = re.compile(
-    r"\s*(?P<metric>[a-z]\w*)\s*(?P<op>>=|<=|>|<)\s*(?P<bound>-?\d+(?:\.\d*)?(?:[eE]-?\d+)?)"
-    r"\s*(?:\*\s*(?P<baseline>[A-Za-z][\w.-]*))?\s*"
-)
-
-
-class Rule(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """One parsed line; the bound is `factor`, times the baseline's figure where there is a baseline."""
-
-    metric: str
-    op: str
-    factor: float
-    baseline: str | None
-    text: str
-
-
-class Check(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """One rule on one variant; `value` or `bound` is None where the figure is missing."""
-
-    rule: str
-    metric: str
-    value: float | None
-    bound: float | None
-    outcome: Outcome
-    text: str
 
 
 class Judged(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -94,45 +80,38 @@ class Verdict(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     candidates: tuple[Judged, ...]
 
 
-def parse_rule(text: str) -> Rule:
-    """Read one rule.
-
-    Raises:
-        BadRequest: it is not of the grammar, or names a metric nobody measures.
-    """
-    match = _RULE.fullmatch(text)
-    if not match:
-        raise BadRequest(f"rule '{text}' cannot be read.\n{_help()}")
-    metric, op, bound, baseline = match.group("metric", "op", "bound", "baseline")
-    if _without_end(metric) not in KNOWN:
-        raise BadRequest(f"rule '{text}': nobody measures '{metric}'.\n{_help()}")
-    return Rule(metric, op, float(bound), ALIASES.get(baseline, baseline) if baseline else None, " ".join(text.split()))
-
-
-def parse_rules(texts: Sequence[str]) -> tuple[Rule, ...]:
-    """Read all rules of a gate; a gate without rules would pass everything and is refused."""
-    if not texts:
-        raise BadRequest(f"the gate has no rules and would pass anything: give at least one.\n{_help()}")
-    return tuple(parse_rule(text) for text in texts)
-
-
-def judge(rules: Sequence[Rule], figures: Figures, candidates: Sequence[str]) -> Verdict:
+def judge(
+    rules: Sequence[Rule],
+    figures: Figures,
+    candidates: Sequence[str],
+    *,
+    figures_by_target: Mapping[str, Figures] = {},
+    absent: Collection[str] = (),
+    reigning: Collection[str] = (),
+    disturbed: Mapping[str, str] = {},
+) -> Verdict:
     """Check every rule on every candidate; of those that pass all, choose the one with the lowest p95.
 
+    `figures` are of the session that rules without `at` speak of; `figures_by_target` adds those of other sessions by
+    their target, this one's first (none: there is this one, HERE). `absent` are baselines that do not exist yet, and
+    `reigning` the candidates that are the champion themselves, byte for byte: rules against either pass and say so.
+    `disturbed` says by target why its times are not to be trusted: rules on them are INCONCLUSIVE.
+
     Raises:
-        BadRequest: a candidate or a baseline is not among the variants of `figures`, or there is nothing to judge.
+        BadRequest: a candidate, a baseline or a target is not among the figures, or there is nothing to judge.
     """
     if not rules or not candidates:
         raise BadRequest(f"nothing to judge: {len(rules)} rules, {len(candidates)} candidates; the gate needs both")
-    _require_variants(rules, figures, candidates)
-    judged = tuple(_judge_one(rules, figures, name) for name in candidates)
-    passed = [each.variant for each in judged if each.outcome == "PASS"]
-    if passed:
-        return _choose(judged, passed, figures)
-    verdict: Outcome = "INCONCLUSIVE" if any(each.outcome == "INCONCLUSIVE" for each in judged) else "FAIL"
-    opening = "no variant passes" if verdict == "FAIL" else "no variant passes, and not every figure is known"
-    told = "; ".join(f"{each.variant}: {_complaints(each)}" for each in judged)
-    return Verdict(verdict, f"{opening}: {told}", None, judged)
+    first = next(iter(figures_by_target), HERE)
+    sessions = {
+        target: Session(target, measured, disturbed.get(target, ""), frozenset(absent), frozenset(reigning))
+        for target, measured in {**figures_by_target, first: figures}.items()
+    }
+    require_targets(rules, sessions)
+    for rule in rules:
+        _require_variants(rule, sessions[rule.target or first], candidates)
+    judged = tuple(_judge_one(rules, sessions, sessions[first], name) for name in candidates)
+    return _conclude(judged, sessions[first])
 
 
 def require_pass(verdict: Verdict) -> str:
@@ -142,32 +121,30 @@ def require_pass(verdict: Verdict) -> str:
     raise (GateFailed if verdict.verdict == "FAIL" else Inconclusive)(f"{verdict.verdict}: {verdict.reason}")
 
 
-def _judge_one(rules: Sequence[Rule], figures: Figures, variant: str) -> Judged:
-    checks = tuple(_check(rule, figures, variant) for rule in rules)
+def _judge_one(rules: Sequence[Rule], sessions: Mapping[str, Session], first: Session, variant: str) -> Judged:
+    checks = tuple(check_rule(rule, variant, sessions[rule.target] if rule.target else first) for rule in rules)
     outcomes = {check.outcome for check in checks}
     overall: Outcome = "FAIL" if "FAIL" in outcomes else "INCONCLUSIVE" if "INCONCLUSIVE" in outcomes else "PASS"
     return Judged(variant, overall, checks)
 
 
-def _check(rule: Rule, figures: Figures, variant: str) -> Check:
-    value = _known(figures[variant], rule.metric)
-    reference = _known(figures[rule.baseline], rule.metric) if rule.baseline else 1.0
-    bound = None if reference is None else rule.factor * reference
-    if value is None or bound is None:
-        missing = variant if value is None else rule.baseline
-        text = f"{rule.metric} of {missing} is not known (not measured, or too few samples to report it)"
-        return Check(rule.text, rule.metric, value, bound, "INCONCLUSIVE", text)
-    passed = _OPERATORS[rule.op](value, bound)
-    source = f" ({rule.factor:g} * {reference:.4g} of {rule.baseline})" if rule.baseline else ""
-    text = f"{rule.metric} {value:.4g} is {'' if passed else 'not '}{rule.op} {bound:.4g}{source}"
-    return Check(rule.text, rule.metric, value, bound, "PASS" if passed else "FAIL", text)
+def _conclude(judged: tuple[Judged, ...], session: Session) -> Verdict:
+    passed = [each.variant for each in judged if each.outcome == "PASS"]
+    if passed:
+        return _choose(judged, passed, session)
+    verdict: Outcome = "INCONCLUSIVE" if any(each.outcome == "INCONCLUSIVE" for each in judged) else "FAIL"
+    opening = "no variant passes" if verdict == "FAIL" else "no variant passes, and not every figure is known"
+    told = "; ".join(f"{each.variant}: {_complaints(each)}" for each in judged)
+    return Verdict(verdict, f"{opening}: {told}", None, judged)
 
 
-def _choose(judged: tuple[Judged, ...], passed: Sequence[str], figures: Figures) -> Verdict:
+def _choose(judged: tuple[Judged, ...], passed: Sequence[str], session: Session) -> Verdict:
     """The fastest of those that pass; of several without a known p95 none can be preferred."""
-    speed = {name: p95 for name in passed if (p95 := _known(figures[name], CHOSEN_BY)) is not None}
-    if not speed and len(passed) > 1:
-        reason = f"{' and '.join(passed)} pass every rule, but no {CHOSEN_BY} is known to choose the faster one by"
+    speed = {name: p95 for name in passed if (p95 := known(session.figures[name], CHOSEN_BY)) is not None}
+    if len(passed) > 1 and (session.disturbed or not speed):
+        doubt = f"their {CHOSEN_BY} cannot be trusted" if session.disturbed else f"no {CHOSEN_BY} is known"
+        why = f": {session.disturbed}" if session.disturbed else ""
+        reason = f"{' and '.join(passed)} pass every rule, but {doubt} to choose the faster one by{why}"
         return Verdict("INCONCLUSIVE", reason, None, judged)
     chosen = min(speed, key=lambda name: speed[name]) if speed else passed[0]
     fastest = f" and has the lowest {CHOSEN_BY} of the {len(passed)} that do" if len(passed) > 1 else ""
@@ -180,30 +157,12 @@ def _complaints(judged: Judged) -> str:
     return ", ".join(check.text for check in judged.checks if check.outcome != "PASS")
 
 
-def _known(figures: Mapping[str, float], metric: str) -> float | None:
-    """The figure; a figure that is not finite is as good as none."""
-    value = figures.get(metric)
-    return value if value is not None and math.isfinite(value) else None
-
-
-def _require_variants(rules: Sequence[Rule], figures: Figures, candidates: Sequence[str]) -> None:
-    named = [*candidates, *(rule.baseline for rule in rules if rule.baseline)]
-    unknown = [name for name in named if name not in figures]
+def _require_variants(rule: Rule, session: Session, candidates: Sequence[str]) -> None:
+    named = [*candidates, *([rule.baseline] if rule.baseline and rule.baseline not in session.absent else [])]
+    unknown = [name for name in named if name not in session.figures]
     if unknown:
+        where = f" at {session.target}" if rule.target else ""
         raise BadRequest(
-            f"the gate names '{unknown[0]}', which was not measured: known are "
-            f"{', '.join(figures)} (and 'teacher' for {TEACHER})"
+            f"the gate names '{unknown[0]}', which was not measured{where}: known are "
+            f"{', '.join(session.figures)} (and 'teacher' for {TEACHER})"
         )
-
-
-def _without_end(metric: str) -> str:
-    return next((metric.removesuffix(end) for end in ENDS if metric.endswith(end)), metric)
-
-
-def _help() -> str:
-    return (
-        "  grammar:  metric op bound [* baseline], op one of >= <= > <, baseline 'teacher' or a variant's name\n"
-        f"  metrics:  {', '.join(KNOWN)};\n"
-        "            with _low or _high for an end of the 95 % interval where there is one\n"
-        "  example:  accuracy >= 0.95 * teacher"
-    )

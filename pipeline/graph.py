@@ -8,8 +8,10 @@ from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 from pipeline.artifact import Artifact
+from pipeline.champion import Champion
 from pipeline.config import RunConfig
 from pipeline.encoders.teachers import TeacherConfig
+from pipeline.gates import CHAMPION, names_champion, parse_rules
 from pipeline.progress import Reporter, track_items
 from pipeline.records import Record
 from pipeline.tasking.base import ALL, TUNING
@@ -167,9 +169,17 @@ def expand(config: RunConfig) -> tuple[Step, ...]:
         *models,
         *(Step("export", label, config.export, {"model": of}, {"task": tuning}) for of, label in exports.items()),
         *(_quantize(config, name, tuning) for name in distills),
-        Step("benchmark", "benchmark", config.benchmark, variants_of(config), {"task": reported}),
+        Step("benchmark", "benchmark", config.benchmark, variants_of(config), {"task": reported, **_champion(config)}),
     )
     return (*steps, Step("register", "register", config.register, {step.label: step.label for step in steps}, {}))
+
+
+def _champion(config: RunConfig) -> dict[str, Source]:
+    """Read where a rule compares with it, so that no other run's key depends on it."""
+    asked = config.register
+    if not names_champion(parse_rules(asked.gate)):
+        return {}
+    return {CHAMPION: Champion(asked.name, asked.alias, asked.tracking_uri)}
 
 
 def _quantize(config: RunConfig, name: str, tuning: TaskSplits) -> Step:

@@ -10,6 +10,7 @@ import msgspec
 from pipeline.artifact import EVIDENCE, Artifact
 from pipeline.config import RunConfig
 from pipeline.runner import Planned
+from pipeline.telling import write_told
 from pipeline.workspace import Workspace
 
 WIDTH = 150
@@ -36,6 +37,7 @@ def show_run(config: RunConfig, workspace: Workspace, artifacts: Mapping[str, Ar
     result: dict[str, Any] = {"run": config.name, "verdict": None, "model_uri": None, "variants": []}
     if "benchmark" in artifacts:
         result |= _show_figures(artifacts["benchmark"], console)
+        evidence = [*evidence, *write_told(config.name, artifacts["benchmark"], artifacts.get("register"), folder)]
     else:
         _show_steps(config.name, artifacts, console)
     result |= _show_searches(artifacts, console)

@@ -11,12 +11,18 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from serving.answers import results
-from serving.bundle import Item, ServingSpec, read_bundle
-from serving.engine import Answer, Engine, check_golden
-from serving.errors import BadArtifact, BadRequest, Transient
-from serving.registry import Resolved
+import msgspec
 
+from serving.answers import results
+from serving.bundle import Bundle, Item, ServingSpec, read_bundle
+from serving.cpu import usable_threads
+from serving.engine import Answer
+from serving.errors import BadArtifact, BadRequest, Transient
+from serving.instances import Instances, Varies, open_instances
+from serving.registry import Resolved
+from serving.tuning import Alone, Setting, plain
+
+Choose = Callable[[Bundle], Setting]
 _log = logging.getLogger(__name__)
 
 
@@ -24,10 +30,14 @@ _log = logging.getLogger(__name__)
 class Live:
     """A loaded model and its name; answers carry it."""
 
-    engine: Engine
+    engine: Instances
     name: str
     version: str
     digest: str
+
+    @property
+    def setting(self) -> Setting:
+        return self.engine.setting
 
     @property
     def spec(self) -> ServingSpec:
@@ -69,12 +79,22 @@ class Observer(Protocol):
     def refused(self) -> None: ...
 
 
-def load(resolved: Resolved, *, threads: int | None) -> Live:
-    """Load, warm and check a bundle; what this returns is fit to answer."""
-    engine = Engine(read_bundle(resolved.path), threads=threads)
-    engine.warm()
-    check_golden(engine)
+def load(resolved: Resolved, *, threads: int | None = None, choose: Choose | None = None) -> Live:
+    """Load, warm and check a bundle; what this returns is fit to answer. `choose` says how it is run; without it one
+    session has `threads`, by default all that this process may use."""
+    bundle = read_bundle(resolved.path)
+    setting = choose(bundle) if choose else plain(threads or usable_threads())
+    engine = _opened(bundle, setting)
     return Live(engine=engine, name=resolved.name, version=resolved.version, digest=resolved.digest)
+
+
+def _opened(bundle: Bundle, setting: Setting) -> Instances:
+    """A tuning may ask for items together; where that moves answers it is not followed, and the model serves."""
+    try:
+        return open_instances(bundle, setting=setting)
+    except Varies as varies:
+        _log.warning("each item is computed alone: %s", varies)
+        return open_instances(bundle, setting=msgspec.structs.replace(setting, batch=Alone()))
 
 
 class Follower:

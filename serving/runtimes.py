@@ -21,6 +21,7 @@ from serving.errors import BadArtifact
 
 Feed = Mapping[str, npt.NDArray[np.int64]]  # by input, each (N, L)
 
+CUDA: Final = "CUDAExecutionProvider"
 # How CPUs name that they compute in bf16, x86's and Arm's. OpenVINO emulates it on AVX-512 alone, slower than fp32.
 BF16_FEATURES: Final = frozenset({"amx_bf16", "avx512_bf16", "bf16"})
 _OPENVINO_PRECISIONS: Final = {"fp32": "f32", "bf16": "bf16"}
@@ -52,8 +53,13 @@ def open_runtime(bundle: Bundle, *, threads: int) -> Runtime:
     Raises:
         BadArtifact: the library or a provider is not there, it would compute in another precision, or cannot load it.
     """
-    kinds: dict[str, type[OnnxRuntime | OpenVino]] = {"onnxruntime": OnnxRuntime, "openvino": OpenVino}
-    return kinds[bundle.spec.runtime](bundle, threads=threads)
+    if bundle.spec.runtime == "openvino":
+        return OpenVino(bundle, threads=threads)
+    if bundle.spec.providers[0] != CUDA:
+        return OnnxRuntime(bundle, threads=threads)
+    from serving.cuda import Cuda
+
+    return Cuda(bundle, threads=threads)
 
 
 class OnnxRuntime:
@@ -61,11 +67,11 @@ class OnnxRuntime:
 
     def __init__(self, bundle: Bundle, *, threads: int) -> None:
         self._name = bundle.spec.name
-        self._errors = _ort_errors()
+        self._errors = ort_errors()
         self._session = self._open(bundle, threads=threads)
         self.providers = bundle.spec.providers
-        self.inputs = [_ort_node(node) for node in self._session.get_inputs()]
-        self.output = _ort_node(self._session.get_outputs()[0])
+        self.inputs = [ort_node(node) for node in self._session.get_inputs()]
+        self.output = ort_node(self._session.get_outputs()[0])
 
     def run(self, feed: Feed) -> Floats:
         try:
@@ -136,7 +142,8 @@ def import_openvino() -> Any:
     return openvino
 
 
-def _ort_errors() -> tuple[type[Exception], ...]:
+def ort_errors() -> tuple[type[Exception], ...]:
+    """What onnxruntime can be expected to fail with; it has no class of its own above them."""
     from onnxruntime.capi import onnxruntime_pybind11_state as errors
 
     return (
@@ -159,7 +166,8 @@ def ort_options(*, threads: int, on_cpu: bool) -> Any:
     return options
 
 
-def _ort_node(node: Any) -> Node:
+def ort_node(node: Any) -> Node:
+    """As onnxruntime tells of an input or output."""
     return Node(node.name, node.type, tuple(axis if isinstance(axis, int) else None for axis in node.shape))
 
 

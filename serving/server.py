@@ -20,7 +20,7 @@ import uvicorn
 
 from serving.app import Service, build
 from serving.batcher import Batcher
-from serving.cpu import usable_threads
+from serving.choosing import choose_setting, succeeding_setting
 from serving.errors import BadRequest, Transient
 from serving.metrics import Metrics
 from serving.models import Follower, Live, Models, load
@@ -47,24 +47,25 @@ def run(
 ) -> None:
     """Serve `source` until SIGTERM or SIGINT; `drain_s` is how long requests are still taken after the signal.
 
+    Told `threads`, one session has them; else the bundle's tuning for this machine decides, or a calibration.
+
     Raises:
         Failure: the port, the source or the model is not fit; nothing was served.
     """
     _stop_at_once_on_sigterm()
     with bind(host, port) as listener:
-        threads = threads or usable_threads()
         resolved = resolve(source, tracking_uri=tracking_uri, cache=cache)
-        models = Models(load(resolved, threads=threads))
+        models = Models(load(resolved, choose=partial(choose_setting, threads=threads)))
         metrics = Metrics()
         metrics.serving(**models.current.identity())
 
         def fetch(version: str) -> Live:
             found = resolve(f"models:/{resolved.name}/{version}", tracking_uri=tracking_uri, cache=cache)
-            return load(found, threads=threads)
+            return load(found, choose=partial(succeeding_setting, threads=threads, current=models.current.setting))
 
         find = partial(find_version, source, tracking_uri=tracking_uri)
         follower = Follower(models, find=find, fetch=fetch, observer=metrics, interval_s=POLL_S)
-        with _service(models, metrics=metrics, threads=threads, queue=queue) as service:
+        with _service(models, metrics=metrics, queue=queue) as service:
             if is_followed(source):
                 metrics.registry_is_up(True)
                 follower.start()
@@ -96,9 +97,9 @@ def bind(host: str, port: int) -> socket.socket:
 
 
 @contextlib.contextmanager
-def _service(models: Models, *, metrics: Metrics, threads: int, queue: int) -> Iterator[Service]:
-    """Two executors where there are two cores: one request is tokenized while another is computed."""
-    batcher = Batcher(models.answer, executors=min(2, threads), limit=queue)
+def _service(models: Models, *, metrics: Metrics, queue: int) -> Iterator[Service]:
+    """The executors stay when another version comes: `succeeding_setting` keeps to their number."""
+    batcher = Batcher(models.answer, executors=models.current.setting.executors, limit=queue)
     metrics.watch_queue(lambda: batcher.waiting, limit=queue)
     try:
         yield Service(models=models, batcher=batcher, metrics=metrics)

@@ -8,6 +8,8 @@ import msgspec
 from pydantic import Field
 
 from benchmarks.targets import OrtCpu
+from pipeline.gate_rules import CHAMPION
+from pipeline.measuring import ServerConfig
 from pipeline.records import Record
 
 if TYPE_CHECKING:
@@ -23,37 +25,55 @@ LONG, SHORT = 64, 16
 
 
 class BenchmarkConfig(Record):
-    """Batch 1 at two real input lengths; p95 needs samples * processes >= 200. Older than `max_age_hours` it is
-    measured again. `torch` is the teacher in PyTorch too, what ONNX is worth without a student."""
+    """Batch 1 at two input lengths and on texts as they come; pX needs samples * processes * (1 - X) >= 10. Where noise
+    is found it is measured again for `again_s` seconds at most. Older than `max_age_hours` it is measured anew. `torch`
+    is the teacher in PyTorch too, what ONNX is worth without a student. `server` is not asked unless set."""
 
     target: OrtCpu = OrtCpu()
     torch: bool = True
     samples: int = Field(default=100, ge=10)
-    processes: int = Field(default=3, ge=1)
+    real: int = Field(default=200, ge=0)
+    processes: int = Field(default=5, ge=1)
+    again_s: float = Field(default=60.0, ge=0)
+    server: ServerConfig | None = None
     max_age_hours: float = Field(default=24.0, gt=0)
+
+    @property
+    def load(self) -> "Load":
+        """What it asks a session for."""
+        from benchmarks.receipt import Load
+
+        return Load((SHORT, LONG), n=self.samples, processes=self.processes, real=self.real, again_s=self.again_s)
 
 
 def run(config: BenchmarkConfig, inputs: "Inputs", out: Path, tools: "Tools") -> dict[str, Any]:
-    """Measure the teacher (torch, ONNX) and the student (ONNX fp32, int8) in one session on the test split."""
+    """Measure the teacher (torch, ONNX), the students (ONNX fp32, int8) and the champion, where one is asked for and
+    there is one, in one session on the test split."""
     from benchmarks import report
-    from benchmarks.receipt import Load
-    from pipeline import judging
+    from benchmarks.figures import merged, timed_figures
+    from pipeline import judging, measuring
     from pipeline.artifact import EVIDENCE, write_json
 
     task = inputs.sources["task"].task
     data = inputs.sources["task"].load(tools.cache, tools.progress)
-    load = Load(lengths=(SHORT, LONG), n=config.samples, processes=config.processes)
-    variants = _variants(config, inputs, task)
-    receipt = _session(load, variants, task, data, out, tools)
-    answered = {v.name: judging.answered(v, out, task, data) for v in variants}
+    variants, source = _variants(config, inputs, task), inputs.sources.get(CHAMPION)
+    champion = measuring.champion_variant(source, config.target, task=task, length=LONG, cache=tools.cache)
+    measured = [*variants, *champion]
+    receipt = _session(config, measured, task, data, out, tools)
+    answered = {v.name: judging.answered(v, out, task, data) for v in measured}
     metric = task.metrics[0]
     also = {name: judging.scores(each) for name, each in answered.items()}
-    behind = judging.behind(answered, task, data.label_names)
-    others = {
-        name: {**also[name], **judging.gate_scores(each, task, n=also[name][metric].n)} for name, each in behind.items()
-    }
+    behind = judging.behind({v.name: answered[v.name] for v in variants}, task, data.label_names)
+    others = {name: dict(found) for name, found in also.items()}
+    for name, each in behind.items():
+        n = also[name][metric].n
+        others[name] |= judging.gate_scores(each, task, n=n) | measuring.agreement(each, task, n=n)
     scores = {name: found.pop(metric) for name, found in also.items()}
-    figures = report.figures(receipt, scores, metric=metric, others=others)
+    baselines = {name for name in answered if name.endswith(judging.FP32) or name == CHAMPION}
+    figures = merged(
+        report.figures(receipt, scores, metric=metric, others=others),
+        timed_figures(receipt, baselines=baselines),
+    )
     write_json(out / "figures.json", figures)
     write_json(out / EVIDENCE / "diagnostics.json", behind)
     return {
@@ -62,13 +82,10 @@ def run(config: BenchmarkConfig, inputs: "Inputs", out: Path, tools: "Tools") ->
         "metric": metric,
         "also": msgspec.to_builtins(also),
         **judging.facts_of(behind),
-        "lengths": list(load.lengths),
-        "samples": load.n * load.processes,
-        "threads": receipt.how.threads,
+        **measuring.circumstances(receipt),
+        "champion": None if source is None else source.identity(tools.cache),
         "test_texts": len(data.test.items),
         "test_texts_also_in_train": data.overlap,
-        "steady": all(warm.steady for v in receipt.variants for runs in v.warm_ups.values() for warm in runs),
-        "disturbance": msgspec.to_builtins(receipt.disturbance),
     }
 
 
@@ -88,10 +105,16 @@ def _variants(config: BenchmarkConfig, inputs: "Inputs", task: "AnyTask") -> "li
 
 
 def _session(
-    load: "Load", variants: "Sequence[Variant]", task: "AnyTask", data: "TaskData", out: Path, tools: "Tools"
+    config: BenchmarkConfig,
+    variants: "Sequence[Variant]",
+    task: "AnyTask",
+    data: "TaskData",
+    out: Path,
+    tools: "Tools",
 ) -> "Receipt":
     from benchmarks.session import run_session
 
+    load = config.load
     total = load.requests(variants=len(variants), items=len(data.reported))
     with tools.reporter.bar("benchmark", total=total, unit="requests") as bar:
         return run_session(
@@ -100,5 +123,6 @@ def _session(
             task=task.kind,
             out=out,
             load=load,
+            serve=config.server.serve() if config.server else None,
             progress=lambda done, what: bar.advance(done, note=what),
         )

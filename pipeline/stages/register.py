@@ -74,14 +74,18 @@ def run(config: RegisterConfig, inputs: "Inputs", out: Path, tools: "Tools") -> 
 
     from pipeline import evidence, tracking
     from pipeline.artifact import write_json
+    from pipeline.champion import Champion
     from serving.bundle import read_bundle
 
     candidates = _candidates(inputs.artifacts)
-    verdict = _judge(config, inputs.artifacts["benchmark"], tuple(candidates))
+    verdict = _judge(config, inputs.artifacts, candidates)
     write_json(out / "verdict.json", verdict)
     facts: dict[str, Any] = {"verdict": msgspec.to_builtins(verdict), "registered": None}
     if verdict.chosen is None:
         return facts
+    champion = inputs.artifacts["benchmark"].manifest.facts["champion"]
+    if champion is not None:
+        Champion(config.name, config.alias, config.tracking_uri).require_unmoved(champion, tools.cache)
     bundle = evidence.bundle_with_receipts(inputs.artifacts, candidates[verdict.chosen], out)
     with tools.reporter.bar("register", total=None, unit="version") as bar:
         registered = tracking.register(
@@ -108,7 +112,18 @@ def _candidates(artifacts: "Mapping[str, Artifact]") -> dict[str, str]:
     return {read_bundle(artifacts[label].path / "bundle").spec.name: label for label in labels}
 
 
-def _judge(config: RegisterConfig, benchmark: "Artifact", candidates: tuple[str, ...]) -> "Verdict":
-    from pipeline.gates import judge
+def _judge(config: RegisterConfig, artifacts: "Mapping[str, Artifact]", candidates: "Mapping[str, str]") -> "Verdict":
+    from pipeline.champion import NOBODY
+    from pipeline.gates import CHAMPION, judge
+    from serving.bundle import read_bundle
 
-    return judge(parse_rules(config.gate), benchmark.manifest.facts["figures"], candidates)
+    facts = artifacts["benchmark"].manifest.facts
+    digests = {name: read_bundle(artifacts[label].path / "bundle").digest for name, label in candidates.items()}
+    return judge(
+        parse_rules(config.gate),
+        facts["figures"],
+        tuple(candidates),
+        absent=(CHAMPION,) if facts["champion"] == NOBODY else (),
+        reigning=[name for name, digest in digests.items() if digest == facts["champion"]],
+        disturbed=facts["disturbed"],
+    )

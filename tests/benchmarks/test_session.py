@@ -7,19 +7,23 @@ from pathlib import Path
 import msgspec
 import numpy as np
 import pytest
-from fakes import expected_logits, tiny_bundle
+from fakes import Clock, expected_logits, tiny_bundle
+from receipts import READINGS
 
-from benchmarks import session as sessions
+from benchmarks import plan as plans
 from benchmarks.children import run_child
+from benchmarks.collect import Repeat, require_same
 from benchmarks.machine import affinity
+from benchmarks.openloop.results import ServerResult
 from benchmarks.receipt import Load, Receipt, read_logits, read_receipt
-from benchmarks.session import Variant, interleaved, require_same, run_session
+from benchmarks.session import SessionPlan, Variant, interleaved, measure_until_quiet, run_session
 from benchmarks.targets import Facts, OrtCpu
 from benchmarks.worker import LatencyResult, QualityJob, QualityResult
 from serving.errors import BadArtifact, BadRequest, Failure
 
 ITEMS = [(text,) for text in ("good bad fine dull", "bright", "awful fine good bad bad good", "fine fine dull bad")] * 6
-LOAD = Load(lengths=(5, 12), n=10, processes=2)
+# Nothing is measured again: whether these machines are quiet is not what is tested.
+LOAD = Load(lengths=(5, 12), n=10, processes=2, real=6, again_s=0.0)
 
 
 def variant(name: str, path: Path, *, threads: int = 1) -> Variant:
@@ -64,6 +68,27 @@ def test_a_session_keeps_every_sample_by_length_series_and_process(
     assert (latency.n, latency.processes, latency.p95_ms) == (20, 2, None)
 
 
+def test_a_session_keeps_the_samples_of_texts_as_they_come_and_says_how_many_there_are(
+    measured: tuple[Path, Receipt, list[tuple[int, str]]],
+) -> None:
+    _, receipt, _ = measured
+    assert [len(process) for process in receipt.variant("b").real_ns["end_to_end"]] == [6, 6]
+    assert receipt.variant("b").real["end_to_end"].n == 12
+    assert receipt.how.distinct_real == len(set(ITEMS)) == 4
+
+
+def test_a_session_keeps_the_readings_of_every_process_and_what_the_machine_hides(
+    measured: tuple[Path, Receipt, list[tuple[int, str]]],
+) -> None:
+    _, receipt, _ = measured
+    for each in receipt.variants:
+        assert len(each.readings) == len(each.rss_mb) == len(each.cold_start_ms) == 2
+        assert each.preempted == tuple(readings.preempted for readings in each.readings)
+        assert all(0 < rss <= peak for rss, peak in zip(each.rss_mb, each.peak_mb, strict=True))
+    assert ("the governor" in " ".join(receipt.unknown)) is (receipt.machine.governor == "unknown")
+    assert (receipt.attempts, receipt.set_aside, receipt.target) == (1, (), "here")
+
+
 def test_the_logits_of_each_variant_lie_beside_the_receipt(
     measured: tuple[Path, Receipt, list[tuple[int, str]]],
 ) -> None:
@@ -75,7 +100,7 @@ def test_the_logits_of_each_variant_lie_beside_the_receipt(
 
 def test_a_session_of_taggers_leaves_a_row_per_token(tmp_path: Path) -> None:
     bundle = tiny_bundle(tmp_path / "a", task="token-classification")
-    load = Load(lengths=(5,), n=10, processes=1)
+    load = Load(lengths=(5,), n=10, processes=1, real=0, again_s=0.0)
     items = ITEMS[:4]
     run_session(
         [variant("a", tmp_path / "a")], items=items, out=tmp_path / "out", load=load, task="token-classification"
@@ -105,7 +130,7 @@ def test_progress_adds_up_to_the_announced_total(measured: tuple[Path, Receipt, 
     ]
 
 
-def test_a_receipt_survives_its_file(measured: tuple[Path, Receipt, list[tuple[int, str]]]) -> None:
+def test_the_receipt_lies_in_the_folder(measured: tuple[Path, Receipt, list[tuple[int, str]]]) -> None:
     root, receipt, _ = measured
     assert read_receipt(root / "out") == receipt
 
@@ -115,12 +140,6 @@ def test_an_unknown_variant_is_answered_with_the_measured_ones(
 ) -> None:
     with pytest.raises(BadArtifact, match=r"^the receipt has no variant 'c': it has a, b$"):
         measured[1].variant("c")
-
-
-def test_a_damaged_receipt_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "receipt.json").write_text('{"started": ')
-    with pytest.raises(BadArtifact, match=r"receipt\.json is not a receipt of schema 1: .*; run the benchmark again$"):
-        read_receipt(tmp_path)
 
 
 def test_the_order_turns_around_with_every_repeat(tmp_path: Path) -> None:
@@ -137,6 +156,71 @@ def test_an_altered_bundle_is_told_with_the_variant_and_the_reason(tmp_path: Pat
         f"measuring a: the process ended with exit code 65; its last lines:\n"
         f"  {tmp_path}/a: config.json was altered after it was sealed; fetch or export the bundle again"
     )
+
+
+def test_a_model_that_answers_nan_is_told_with_the_variant_and_the_reason(tmp_path: Path) -> None:
+    tiny_bundle(tmp_path / "a")
+    with pytest.raises(BadArtifact) as caught:
+        run_session([variant("a", tmp_path / "a")], items=[*ITEMS, ("poison",)], out=tmp_path / "out", load=LOAD)
+    assert str(caught.value) == (
+        "measuring a: the process ended with exit code 65; its last lines:\n"
+        "  model tiny gave NaN or infinity for this input; its weights are unfit"
+    )
+
+
+def test_each_variant_is_loaded_after_its_times_were_taken(tmp_path: Path) -> None:
+    tiny_bundle(tmp_path / "a")
+    found = ServerResult("engine", bound_ms=10.0, percent=99, best_rps=100.0, points=())
+    asked: list[tuple[str, int]] = []
+
+    def serve(plan: SessionPlan, each: Variant) -> ServerResult | None:
+        asked.append((each.name, len(plan.real)))
+        return found if each.name == "a" else None
+
+    variants = [variant("a", tmp_path / "a"), variant("b", tmp_path / "a")]
+    receipt = run_session(variants, items=ITEMS, out=tmp_path / "out", load=LOAD, serve=serve)
+    assert asked == [("a", 4), ("b", 4)]
+    assert [each.server for each in read_receipt(tmp_path / "out").variants] == [found, None]
+    assert receipt == read_receipt(tmp_path / "out")
+
+
+def repeat_of(*, noisy: bool) -> Repeat:
+    readings = msgspec.structs.replace(READINGS, others_busy=0.5 if noisy else 0.0)
+    return {"a": LatencyResult("a", FACTS, 1.0, 1.0, 1.0, readings, {}, {"end_to_end": []}, [[0.0]])}
+
+
+def until_quiet(noisy: str, *, repeat_s: float = 1.0, **changes: float) -> tuple[list[int], int, int, int]:
+    """The repeats measured where those marked "x" meet noise; how many are told, findings among them, attempts."""
+    clock, measured = Clock(), list[int]()
+    load = msgspec.structs.replace(Load(processes=3), **changes)
+
+    def measure(number: int) -> Repeat:
+        measured.append(number)
+        clock.advance(repeat_s)
+        return repeat_of(noisy=noisy[number] == "x")
+
+    kept, attempts = measure_until_quiet(measure, load=load, clock=clock)
+    return measured, len(kept.repeats), len(kept.findings), attempts
+
+
+def test_a_quiet_session_is_measured_once() -> None:
+    assert until_quiet("---") == ([0, 1, 2], 3, 0, 1)
+
+
+def test_as_many_repeats_as_noise_met_are_measured_again() -> None:
+    assert until_quiet("x-x--") == ([0, 1, 2, 3, 4], 3, 0, 2)
+    assert until_quiet("x-xx--") == ([0, 1, 2, 3, 4, 5], 3, 0, 3)
+
+
+def test_what_stays_disturbed_is_told_as_it_is_after_the_last_attempt() -> None:
+    assert until_quiet("x" * 99) == (list(range(12)), 12, 12, 4)
+    assert until_quiet("x" * 99, attempts=2) == (list(range(6)), 6, 6, 2)
+
+
+def test_an_attempt_that_would_not_end_in_time_is_not_begun() -> None:
+    assert until_quiet("x" * 99, repeat_s=10.0, again_s=29.0) == ([0, 1, 2], 3, 3, 1)
+    assert until_quiet("x" * 99, repeat_s=10.0, again_s=30.0) == ([0, 1, 2, 3, 4, 5], 6, 6, 2)
+    assert until_quiet("x--" + "-" * 9, repeat_s=10.0, again_s=10.0) == ([0, 1, 2, 3], 3, 0, 2)
 
 
 def dying(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: str) -> str:
@@ -198,7 +282,7 @@ def test_a_child_is_ended_when_its_parent_is_interrupted(tmp_path: Path, monkeyp
 
 
 FACTS = Facts(digest="d" * 64, size_mb=1.0, parameters=1, providers=())
-TIMED = LatencyResult("int8", FACTS, 1.0, 1.0, 0, {}, [[0.0, 1.0]])
+TIMED = LatencyResult("int8", FACTS, 1.0, 1.0, 1.0, READINGS, {}, {}, [[0.0, 1.0]])
 GATED = QualityResult("int8", FACTS, n=1, seconds=1.0)
 
 
@@ -257,7 +341,7 @@ def test_variants_with_different_threads_are_not_compared(tmp_path: Path) -> Non
 
 
 def test_more_threads_than_cores_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sessions, "affinity", lambda: (0, 1))
+    monkeypatch.setattr(plans, "affinity", lambda: (0, 1))
     message = refused([variant("a", tmp_path, threads=3)], tmp_path)
     assert message == "3 threads on 2 cores would time each other: choose at most 2"
 
@@ -267,3 +351,19 @@ def test_a_session_without_items_or_with_one_name_twice_is_refused(tmp_path: Pat
     expected = "a session needs items and differently named variants: got {} items, {}"
     assert refused(twice, tmp_path) == expected.format(24, "['a', 'a']")
     assert refused(twice[:1], tmp_path, items=[]) == expected.format(0, "['a']")
+
+
+def test_a_session_whose_processes_may_not_be_pinned_is_refused_before_anything_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def forbidden(_pid: int, _cores: object) -> None:
+        raise PermissionError(1, "Operation not permitted")
+
+    monkeypatch.setattr(os, "sched_setaffinity", forbidden, raising=False)
+    monkeypatch.setattr(plans, "affinity", lambda: (0, 1))
+    assert refused([variant("a", tmp_path)], tmp_path / "out") == (
+        "cannot pin to core 0, 1 (sched_setaffinity: Operation not permitted), and times of a process that wanders "
+        "between cores are not reported: allow that system call (in a container: its seccomp profile), or measure "
+        "where it is allowed"
+    )
+    assert not (tmp_path / "out").exists()

@@ -12,7 +12,7 @@ from fakes import VOCABULARY, expected_logits, tiny_bundle, tiny_tokenizer
 from pydantic import ValidationError
 from safetensors.numpy import load_file
 
-from benchmarks.targets import TARGET, OpenVino, OrtCpu, Target, Torch
+from benchmarks.targets import TARGET, OpenVino, OrtCpu, OrtCuda, Target, Torch
 from serving.bundle import TaskKind, seal_core
 from serving.cpu import cpu_features
 from serving.errors import BadArtifact, BadRequest
@@ -59,19 +59,64 @@ def outputs_of(path: Path, architecture: str, tokens: Any) -> Any:
 
 
 @pytest.mark.parametrize("target", UNION)
-def test_every_target_loads_from_yaml(target: type[OrtCpu | OpenVino | Torch]) -> None:
+def test_every_target_loads_from_yaml(target: type[OrtCpu | OrtCuda | OpenVino | Torch]) -> None:
     kind = target.model_fields["kind"].default
     assert TARGET.validate_python(yaml.safe_load(f"{{kind: {kind}, threads: 2}}")) == target(threads=2)
 
 
 def test_an_unknown_kind_is_answered_with_the_list_of_right_ones() -> None:
-    with pytest.raises(ValidationError, match="'ort-cpu', 'openvino', 'torch'"):
+    with pytest.raises(ValidationError, match="'ort-cpu', 'ort-cuda', 'openvino', 'torch'"):
         TARGET.validate_python({"kind": "ort-gpu"})
 
 
 def test_an_unknown_key_is_refused() -> None:
     with pytest.raises(ValidationError, match="thread\n  Extra inputs are not permitted"):
         TARGET.validate_python({"kind": "ort-cpu", "thread": 2})
+
+
+@pytest.mark.parametrize("target", UNION)
+def test_every_target_says_what_this_machine_lacks_for_it(target: type[OrtCpu | OrtCuda | OpenVino | Torch]) -> None:
+    lacking = target().missing()
+    assert isinstance(lacking, str)
+    assert "\n" not in lacking
+    if target in (OrtCpu, Torch):
+        assert lacking == ""
+
+
+def test_a_machine_without_cuda_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("onnxruntime.get_available_providers", lambda: ["CPUExecutionProvider"])
+    assert OrtCuda().missing() == (
+        "CUDAExecutionProvider, which this onnxruntime does not have: pip uninstall onnxruntime, then "
+        "pip install 'onnxruntime-gpu[cuda,cudnn]'"
+    )
+
+
+def test_a_machine_without_a_library_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda _name: None)
+    assert OpenVino().missing() == "openvino, which is not installed: pip install 'retort[openvino]'"
+    assert Torch().missing() == "torch, which is not installed: see requirements/torch.txt"
+
+
+def test_bf16_lacks_the_cpu_for_it_only_where_it_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("benchmarks.targets.cpu_features", lambda: frozenset({"avx512f"}))
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: name)
+    assert OpenVino().missing() == ""
+    assert OpenVino(precision="bf16").missing() == (
+        "a CPU that computes in bf16 (amx_bf16, avx512_bf16, bf16): measure it on one, or in fp32"
+    )
+
+
+def test_ort_cuda_never_answers_from_the_cpu(tmp_path: Path) -> None:
+    bundle = tiny_bundle(tmp_path)
+    if lacking := OrtCuda().missing():
+        with pytest.raises(BadArtifact) as refused:
+            OrtCuda(threads=1).open(tmp_path)
+        assert str(refused.value) == f"{tmp_path} needs {lacking}"
+    else:
+        runner = OrtCuda(threads=1).open(tmp_path)
+        assert runner.facts.providers[0] == "CUDAExecutionProvider"
+        expected = expected_logits(("good bad good",), spec=bundle.spec)
+        np.testing.assert_allclose(runner.logits([("good bad good",)]), [expected], atol=1e-4)
 
 
 def test_threads_default_to_what_the_process_may_use() -> None:

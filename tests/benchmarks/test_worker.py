@@ -1,11 +1,12 @@
 """The child's work, done in this process: what it measures and what it refuses."""
 
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 import msgspec
 import numpy as np
@@ -13,12 +14,14 @@ import pytest
 from fakes import expected_logits, tiny_bundle
 
 from benchmarks import worker
+from benchmarks.measure import sample
+from benchmarks.noise import Readings, Watch
 from benchmarks.outputs import read_outputs
 from benchmarks.worker import LatencyJob, LatencyResult, QualityJob
 from serving.answers import probabilities
 from serving.bundle import Bundle, Item, TaskKind
-from serving.engine import Engine
-from serving.errors import BadArtifact
+from serving.engine import Engine, Tokens
+from serving.errors import BadArtifact, BadRequest
 
 ITEMS = (("good bad fine",), ("bright",), ("dull awful bad",))
 
@@ -58,8 +61,62 @@ def test_a_latency_job_yields_every_series_with_n_samples(tmp_path: Path) -> Non
     )
     assert result.facts.digest == bundle.digest
     assert result.cold_start_ms > 0
-    assert result.peak_mb > 10
+    assert result.peak_mb >= result.rss_mb > 10
     assert told == [(7, 7)]
+    assert result.real_ns == {"tokenize": [], "infer": [], "score": [], "end_to_end": []}
+
+
+def test_texts_as_they_come_are_each_timed_once_at_their_own_length(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tiny_bundle(tmp_path)
+    asked: list[int] = []
+    run = Engine.run
+
+    def counted(engine: Engine, batch: Sequence[Tokens], *, length: int = 0) -> np.ndarray:
+        asked.extend(len(one.ids) for one in batch)
+        return run(engine, batch, length=length)
+
+    monkeypatch.setattr(Engine, "run", counted)
+    real = (("good bad fine",), ("bright",), ("fine bad good",))
+    told: list[tuple[int, int]] = []
+    result = worker.measure_latency(latency_job(tmp_path, real=real), tell=lambda *counts: told.append(counts))
+    assert {name: len(series) for name, series in result.real_ns.items()} == {
+        "tokenize": 3,
+        "infer": 3,
+        "score": 3,
+        "end_to_end": 3,
+    }
+    assert asked[-3:] == [5, 3, 5]
+    assert sorted(asked[-3 - 7 - 2 : -3 - 7]) == [3, 5], "each length was seen once before the timed block"
+    assert told == [(10, 10)]
+
+
+def test_all_that_is_timed_lies_between_two_readings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tiny_bundle(tmp_path)
+    events: list[str] = []
+
+    class Watched(Watch):
+        def start(self) -> None:
+            events.append("start")
+            super().start()
+
+        def stop(self) -> Readings:
+            events.append("stop")
+            return super().stop()
+
+    def sampled(steps: Any, inputs: Any, *, n: int) -> Any:
+        events.append(f"{n} samples")
+        return sample(steps, inputs, n=n)
+
+    monkeypatch.setattr(worker, "Watch", Watched)
+    monkeypatch.setattr(worker, "sample", sampled)
+    buckets = {5: ITEMS[:1], 3: ITEMS[1:2]}
+    result = worker.measure_latency(
+        latency_job(tmp_path, buckets=buckets, real=ITEMS), tell=lambda *_: events.append("tell")
+    )
+    assert events == ["start", "7 samples", "7 samples", "3 samples", "stop", "tell"]
+    assert result.readings.seconds > 0
 
 
 def test_a_latency_job_answers_the_probes(tmp_path: Path) -> None:
@@ -172,9 +229,30 @@ def test_an_expected_failure_is_told_on_stderr_with_its_exit_code(
     assert not (tmp_path / "result.json").exists()
 
 
-def test_peak_memory_is_the_process_s_own_high_water_mark(tmp_path: Path) -> None:
-    (tmp_path / "status").write_text("Name:\tpython\nVmPeak:\t 9 kB\nVmHWM:\t  250000 kB\nVmRSS:\t 1 kB\n")
-    assert worker.peak_mb(tmp_path / "status") == 256.0
+def test_a_process_that_may_not_be_pinned_measures_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    def forbidden(_pid: int, _cores: object) -> None:
+        raise PermissionError(1, "Operation not permitted")
+
+    monkeypatch.setattr(os, "sched_setaffinity", forbidden, raising=False)
+    tiny_bundle(tmp_path / "bundle")
+    (tmp_path / "job.json").write_bytes(msgspec.json.encode(latency_job(tmp_path / "bundle", cores=(0, 1))))
+    assert worker.main([str(tmp_path / "job.json"), str(tmp_path / "result.json")]) == BadRequest.exit_code
+    assert capfd.readouterr().err == (
+        "cannot pin to core 0, 1 (sched_setaffinity: Operation not permitted), and times of a process that wanders "
+        "between cores are not reported: allow that system call (in a container: its seccomp profile), or measure "
+        "where it is allowed\n"
+    )
+    assert not (tmp_path / "result.json").exists()
+
+
+def test_where_the_system_knows_no_affinity_nothing_is_pinned_and_it_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(os, "sched_setaffinity", raising=False)
+    worker.pin((0, 1))
+    assert worker.unpinned() == ("processes cannot be pinned to cores here: they may have wandered",)
+    monkeypatch.setattr(os, "sched_setaffinity", print, raising=False)
+    assert worker.unpinned() == ()
 
 
 def test_importing_the_measuring_half_loads_no_heavy_library() -> None:

@@ -108,7 +108,8 @@ def test_help_shows_where_to_begin_and_every_command(retort: Retort) -> None:
     told = retort("--help")
     assert told.code == 0
     assert "retort run configs/demo.yaml" in told.out
-    assert COMMANDS == ["plan", "run", "stage", "pretrain", "distill-cost", "show", "verify", "serve"]
+    running = ["plan", "run", "stage", "pretrain", "distill-cost", "show", "verify", "serve"]
+    assert [*running, "bench", "compare"] == COMMANDS
     assert all(f"\n  {name} " in told.out for name in COMMANDS)
 
 

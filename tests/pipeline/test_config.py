@@ -268,7 +268,7 @@ def test_a_gate_that_cannot_be_read_is_refused_with_the_grammar(path: Path) -> N
     lines = mistakes(path, register=WRITTEN["register"] | {"gate": ["accuracy is high"]})
     assert lines[0] == "register.gate: rule 'accuracy is high' cannot be read."
     assert lines[1].lstrip().startswith("grammar:  metric op bound [* baseline]")
-    assert lines[-1].lstrip() == "example:  accuracy >= 0.95 * teacher (given: ['accuracy is high'])"
+    assert lines[-1].lstrip() == "example:  accuracy >= 0.95 * teacher with confidence (given: ['accuracy is high'])"
 
 
 def test_all_mistakes_are_told_at_once(path: Path) -> None:

@@ -7,9 +7,11 @@ import pytest
 from fakes import tiny_bundle
 
 from serving.errors import BadArtifact, BadRequest, Transient
+from serving.instances import Varies
 from serving.metrics import Metrics
 from serving.models import Follower, Live, Models, load
 from serving.registry import Resolved
+from serving.tuning import Setting, Together, plain
 
 
 @pytest.fixture(scope="module")
@@ -67,6 +69,30 @@ def test_a_model_that_fails_its_golden_inputs_is_not_loaded(tmp_path: Path) -> N
     bundle = tiny_bundle(tmp_path, golden_error=1.0)
     with pytest.raises(BadArtifact, match=r"golden input \d is off by 1 on this machine"):
         load(Resolved(path=tmp_path, name="m", version="1", digest=bundle.digest), threads=1)
+
+
+def test_a_model_is_run_as_it_is_chosen_to_be(first: Live) -> None:
+    resolved, seen = resolved_of(first), []
+    setting = Setting(sessions=2, threads=1, executors=2)
+    live = load(resolved, choose=lambda bundle: (seen.append(bundle.digest), setting)[1])
+    assert (live.setting, seen) == (setting, [first.digest])
+    assert first.setting == plain(1)
+
+
+def test_items_together_are_left_alone_where_that_would_move_answers(
+    first: Live, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def moves(engine: object, *, most: int) -> None:
+        raise Varies(f"{most} together move an answer")
+
+    monkeypatch.setattr("serving.instances.require_invariance", moves)
+    live = load(resolved_of(first), choose=lambda _: Setting(executors=2, batch=Together(items=4)))
+    assert live.setting == Setting(executors=2)
+    assert caplog.messages == ["each item is computed alone: 4 together move an answer"]
+
+
+def resolved_of(live: Live) -> Resolved:
+    return Resolved(path=live.engine.bundle.path, name="m", version="1", digest=live.digest)
 
 
 def test_an_alias_that_stays_fetches_nothing(world: World) -> None:

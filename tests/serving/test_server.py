@@ -16,12 +16,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import httpx
+import msgspec
 import pytest
 from fakes import tiny_bundle
 
 from serving.bundle import Bundle
 from serving.errors import BadRequest, Transient
+from serving.machine import machine_identity
 from serving.server import bind
+from serving.tuning import Earned, Setting, Tuning, write_tuning
 
 GOOD = {"texts": ["good"]}
 WAIT_S = 30
@@ -49,9 +52,11 @@ class Running:
 
 
 @contextlib.contextmanager
-def running(source: Path, *options: str, before: tuple[str, ...] = ()) -> Iterator[Running]:
+def running(
+    source: Path, *options: str, before: tuple[str, ...] = (), threads: tuple[str, ...] = ("--threads", "1")
+) -> Iterator[Running]:
     errors = source.parent / f"{source.name}.err"
-    command = [*before, sys.executable, "-m", "serving", str(source), "--port", "0", "--threads", "1", *options]
+    command = [*before, sys.executable, "-m", "serving", str(source), "--port", "0", *threads, *options]
     with errors.open("w") as err, subprocess.Popen(command, stdout=subprocess.PIPE, stderr=err, text=True) as process:
         try:
             assert process.stdout is not None
@@ -83,6 +88,42 @@ def test_a_request_is_answered_over_http(server: Running) -> None:
     response = httpx.post(f"{server.url}/classify", json={"texts": ["good", "bad"]})
     assert [result["label"] for result in response.json()["results"]] == ["positive", "negative"]
     assert "server" not in response.headers
+
+
+def test_a_server_that_is_told_no_threads_runs_as_its_tuning_says(tmp_path: Path) -> None:
+    bundle = tiny_bundle(tmp_path / "bundle")
+    setting = Setting(sessions=1, threads=1, executors=2)
+    tuning = Tuning(
+        bundle=bundle.digest,
+        machine=machine_identity(),
+        target="here",
+        started="2026-11-21T10:00:00+00:00",
+        bound_ms=20.0,
+        percent=99,
+        libraries={},
+        setting=setting,
+        earned=(Earned(setting, (812.0, 815.0), ()),),
+    )
+    write_tuning(tuning, bundle.path)
+    write_tuning(msgspec.structs.replace(tuning, target="far", machine="Other CPU"), bundle.path)
+    with running(bundle.path, threads=()) as server:
+        assert httpx.post(f"{server.url}/classify", json=GOOD).status_code == 200
+    log = server.errors.read_text().splitlines()
+    assert [line.split(" serving.choosing ")[1] for line in log if " serving.choosing " in line] == [
+        f"tiny: tuning@far.json is ignored: it was earned on another machine (Other CPU; this is {machine_identity()})",
+        "tiny runs as 1 session of 1 thread, 2 executors, each item alone (tuning@here.json: 812 requests/s within "
+        "p99 <= 20 ms, 2026-11-21T10:00:00+00:00)",
+    ]
+
+
+def test_a_server_without_a_tuning_says_what_it_chose_and_why(tmp_path: Path) -> None:
+    bundle = tiny_bundle(tmp_path / "bundle")
+    (bundle.path / "tuning@here.json").write_text("{}")
+    with running(bundle.path, threads=()) as server:
+        assert httpx.post(f"{server.url}/classify", json=GOOD).status_code == 200
+    log = server.errors.read_text()
+    assert "tuning@here.json is ignored: it is no tuning of schema 1: " in log
+    assert re.search(r"tiny runs as \d+ sessions? of .* \((calibrated at the start|cores and memory allow)", log)
 
 
 def test_a_tagger_s_places_arrive_over_http_as_the_client_counts_them(tmp_path: Path) -> None:

@@ -22,8 +22,25 @@ from pipeline.stages.benchmark import BenchmarkConfig
 from pipeline.summary import show_run
 from pipeline.tasking.base import ALL
 from pipeline.workspace import Workspace
+from serving.bundle import read_bundle
+from serving.registry import Resolved
 
 NAMES = ("teacher-onnx-fp32", "student-onnx-fp32", "student-onnx-int8")
+
+
+class Reigning:
+    """A champion in a folder."""
+
+    source = "models:/tiny@champion"
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def identity(self, cache: Path) -> str:
+        return read_bundle(self.path).digest
+
+    def rival(self, cache: Path, **_: Any) -> Resolved:
+        return Resolved(self.path, name="tiny", version="1", digest=self.identity(cache))
 
 
 @pytest.fixture(scope="module")
@@ -46,8 +63,9 @@ def measured(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], 
     (out / EVIDENCE).mkdir(parents=True)
     task = TaskSplits(task_of("classification", data=files), ALL)
     tools = Tools("key", root, root / "cache", root / "checkpoints", Silent())
-    config = BenchmarkConfig(samples=10, processes=1)
-    return benchmark.run(config, Inputs(artifacts, {"task": task}), out, tools), out
+    config = BenchmarkConfig(samples=10, processes=2, real=5, again_s=0.0)
+    sources = {"task": task, "champion": Reigning(root / NAMES[2] / "bundle")}
+    return benchmark.run(config, Inputs(artifacts, sources), out, tools), out
 
 
 def test_the_gate_gets_the_drop_the_flips_and_the_calibration_of_every_variant(
@@ -126,5 +144,44 @@ def test_show_has_a_line_for_what_was_quantized_beside_its_fp32(
 
 def test_show_reads_a_benchmark_that_compared_nothing(shown: Any) -> None:
     text, result = shown(without="against_fp32")
-    assert (result["against_fp32"], len(result["variants"])) == ([], 3)
+    assert (result["against_fp32"], len(result["variants"])) == ([], 4)
     assert "beside its own" not in text
+
+
+def test_the_champion_is_measured_in_the_same_session_and_never_compared_with_an_fp32(
+    measured: tuple[dict[str, Any], Path],
+) -> None:
+    facts, out = measured
+    receipt = read_receipt(out)
+    assert [each.name for each in receipt.variants] == [*NAMES, "champion"]
+    assert receipt.variant("champion").facts.digest == facts["champion"]
+    champion, same = facts["figures"]["champion"], facts["figures"]["student-onnx-int8"]
+    assert champion["accuracy"] == same["accuracy"]
+    assert not champion.keys() & set(gates.COMPARED)
+    assert "champion" not in facts["by_length"]
+
+
+def test_times_have_ratios_to_the_teacher_to_the_own_fp32_and_to_the_champion(
+    measured: tuple[dict[str, Any], Path],
+) -> None:
+    figures = measured[0]["figures"]["student-onnx-int8"]
+    over = {name.partition("/")[2].removesuffix("_low").removesuffix("_high") for name in figures if "/" in name}
+    assert over == {*NAMES[:2], "champion"}
+    rule = "p50_ms <= 100 * champion with confidence"
+    verdict = gates.judge(gates.parse_rules([rule]), measured[0]["figures"], NAMES[2:])
+    assert verdict.verdict == "PASS"
+    assert verdict.candidates[0].checks[0].ratio is not None
+
+
+def test_what_disturbed_the_session_is_told_by_target(measured: tuple[dict[str, Any], Path]) -> None:
+    facts, out = measured
+    receipt = read_receipt(out)
+    assert facts["disturbed"] == ({"here": receipt.disturbed} if receipt.findings else {})
+    assert facts["attempts"] == 1
+
+
+def test_a_config_asks_for_a_load(measured: tuple[dict[str, Any], Path]) -> None:
+    load = read_receipt(measured[1]).how.load
+    assert (load.lengths, load.n, load.processes, load.real, load.again_s) == ((16, 64), 10, 2, 5, 0.0)
+    default = BenchmarkConfig().load
+    assert default.real * default.processes >= 1000, "enough texts as they come for a p99"

@@ -19,6 +19,7 @@ from pipeline.stages.register import RegisterConfig, check
 from serving.bundle import read_bundle
 
 TEACHER, SMALL, INT8 = "teacher-onnx-fp32", "student-onnx-fp32", "student-onnx-int8"
+CIRCUMSTANCES: dict[str, Any] = {"metric": "accuracy", "champion": None, "disturbed": {}}
 FIGURES = {
     TEACHER: {"accuracy": 0.9, "p95_ms": 10.0},
     SMALL: {"accuracy": 0.88, "p95_ms": 4.0},
@@ -46,7 +47,7 @@ def artifacts(tmp_path: Path, seal: Any) -> dict[str, Artifact]:
     (found["distill"] / EVIDENCE / "curve.jsonl").write_text('{"step":10,"loss":2.0}\n{"step":20,"loss":1.0}\n')
     (found["benchmark"] / "receipt.json").write_text('{"raw": [1, 2, 3]}')
     (found["benchmark"] / "figures.json").write_text(json.dumps(FIGURES))
-    facts = {"benchmark": {"figures": FIGURES, "metric": "accuracy"}}
+    facts = {"benchmark": {**CIRCUMSTANCES, "figures": FIGURES}}
     return {
         label: seal(
             path, label=label, facts=facts.get(label, {}), config={"of": label}, git={"commit": "abc", "dirty": True}
@@ -61,7 +62,7 @@ def tools(tmp_path: Path) -> Tools:
 
 
 def with_figures(artifacts: dict[str, Artifact], seal: Any, figures: dict[str, Any]) -> dict[str, Artifact]:
-    benchmark = seal(artifacts["benchmark"].path, label="benchmark", facts={"figures": figures, "metric": "accuracy"})
+    benchmark = seal(artifacts["benchmark"].path, label="benchmark", facts={**CIRCUMSTANCES, "figures": figures})
     return {**artifacts, "benchmark": benchmark}
 
 

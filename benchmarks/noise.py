@@ -1,0 +1,243 @@
+"""What disturbed a measurement: readings taken around each process's timed block, and what is found in them.
+
+`Watch` reads, in the process that is measured. `findings` judges and is pure; a session with any finding gives no
+verdict on times. Each bound stands below with its reason: it lies between what an idle machine shows (the highest
+reading of the sessions recorded in docs/log.md) and what the mildest disturbance that matters would.
+"""
+
+import time
+from collections.abc import Iterator, Sequence
+from math import sqrt
+from pathlib import Path
+from statistics import median, median_low
+from typing import Final, Literal, NamedTuple
+
+import msgspec
+
+from benchmarks.counters import Clock, Counters, calibrate, read_counters
+from benchmarks.machine import HERE, UNKNOWN, Machine, affinity
+from benchmarks.series import autocorrelation, modes, phases
+
+Kind = Literal["calibration", "steal", "throttling", "preempted", "others", "autocorrelation", "bimodality"]
+
+CALIBRATION: Final = 1.10
+STEAL: Final = 0.02
+THROTTLED: Final = 0.0  # one throttled period stops the process for tens of milliseconds: the run is void
+PREEMPTED_PER_S: Final = 50.0
+OTHERS: Final = 0.04
+AUTOCORRELATION: Final = 0.5
+PHASES: Final = 1.05
+SEPARATION: Final = 6.0
+SMALLER_SHARE: Final = 0.10
+SPEEDS: Final = 1.10
+
+PREEMPTED_FREE: Final = 10  # so many are no rate yet, however short the block
+TICKS_S: Final = 0.02  # what two readings of /proc/stat may be off by: a tick of 10 ms each
+FEWEST: Final = 50  # samples; fewer have no shape to judge
+
+
+class Readings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """One process's timed block; what cannot be read here is None (see `unknown`).
+
+    `calibration_ns` are runs of a fixed kernel before and after it, `preempted` counts involuntary switches, `seconds`
+    is the wall time, `cpu_seconds` what the process itself computed, over all its threads. Of the cores to which it was
+    pinned, `steal_ms` went to other machines of the host, and `others_busy` is the share that other processes and the
+    system took.
+    """
+
+    calibration_ns: tuple[tuple[int, ...], tuple[int, ...]]
+    preempted: int
+    seconds: float
+    cpu_seconds: float
+    steal_ms: int | None
+    throttled_periods: int | None
+    others_busy: float | None
+
+
+class Finding(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """One thing that disturbed one process (counted from 0): `value` lies above `bound`; `told` says it in a sentence.
+
+    Units: calibration, a ratio of times; steal, a share of one core; throttling, periods; preempted, switches a second;
+    others, a share of the pinned cores; autocorrelation, a correlation; bimodality, Ashman's D.
+    """
+
+    kind: Kind
+    variant: str
+    process: int
+    value: float
+    bound: float
+    told: str
+
+
+class Watch:
+    """Takes the readings of one block in this process: `start()`, the block, `stop()`.
+
+    The kernel runs outside the block: what it costs is in no reading. `clock` and `cpu_clock` give nanoseconds (of the
+    wall; of this process on all its threads); `cores` are the pinned ones, by default those allowed at the start.
+    """
+
+    def __init__(
+        self,
+        *,
+        clock: Clock = time.perf_counter_ns,
+        cpu_clock: Clock = time.process_time_ns,
+        root: Path = HERE,
+        cores: Sequence[int] = (),
+    ) -> None:
+        self._clock, self._cpu_clock, self._root, self._cores = clock, cpu_clock, root, tuple(cores)
+        self._begun: tuple[tuple[int, ...], Counters] | None = None
+
+    def start(self) -> None:
+        self._cores = self._cores or affinity()
+        self._begun = calibrate(self._clock), self._count()
+
+    def stop(self) -> Readings:
+        assert self._begun is not None, "start() comes before stop()"
+        now, (before_ns, then) = self._count(), self._begun
+        return Readings(
+            calibration_ns=(before_ns, calibrate(self._clock)),
+            preempted=now.preempted - then.preempted,
+            seconds=(now.wall_ns - then.wall_ns) / 1e9,
+            cpu_seconds=(now.cpu_ns - then.cpu_ns) / 1e9,
+            steal_ms=_steal_ms(then, now),
+            throttled_periods=_throttled_periods(then, now),
+            others_busy=_others_busy(then, now, cores=len(self._cores)),
+        )
+
+    def _count(self) -> Counters:
+        return read_counters(self._cores, clock=self._clock, cpu_clock=self._cpu_clock, root=self._root)
+
+
+def findings(variant: str, readings: Sequence[Readings], samples_ns: Sequence[Sequence[int]]) -> tuple[Finding, ...]:
+    """All that disturbed one variant: its processes' readings, and one series of samples a process, in the same order.
+
+    The samples are of one length in tokens, in the order taken: texts of many lengths have many speeds by nature. For
+    further series of the same processes ask `sample_findings`.
+    """
+    assert len(readings) == len(samples_ns), "one series of samples a process"
+    return reading_findings(variant, readings) + sample_findings(variant, samples_ns)
+
+
+def reading_findings(variant: str, readings: Sequence[Readings]) -> tuple[Finding, ...]:
+    """What the readings of a variant's processes show; the kernel's usual time is that of all these processes."""
+    usual_ns = median_low(_block_ns(runs) for each in readings for runs in each.calibration_ns) if readings else 0
+    return tuple(
+        finding
+        for process, each in enumerate(readings)
+        for look in (_calibration(each, usual_ns), *_counted(each))
+        for finding in look.found(variant, process)
+    )
+
+
+def sample_findings(variant: str, samples_ns: Sequence[Sequence[int]]) -> tuple[Finding, ...]:
+    """What the shape of each process's samples shows; fewer than FEWEST have none."""
+    return tuple(
+        finding
+        for process, samples in enumerate(samples_ns)
+        if len(samples) >= FEWEST
+        for look in (_in_phases(samples), _at_two_speeds(samples))
+        for finding in look.found(variant, process)
+    )
+
+
+def unknown(machine: Machine, readings: Sequence[Readings]) -> tuple[str, ...]:
+    """What this machine hides: a sentence for each thing that may have disturbed a measurement unseen."""
+    hidden = {
+        "the governor of the CPU's frequency is not shown: it may have changed the clock": machine.governor == UNKNOWN,
+        "whether turbo is on is not shown: the clock may depend on heat and on other cores": machine.turbo == UNKNOWN,
+        "steal is not counted here: time that other machines of the same host took stays hidden": any(
+            each.steal_ms is None for each in readings
+        ),
+        "throttling is not counted here: no cgroup says how often a CPU quota stopped the process": any(
+            each.throttled_periods is None for each in readings
+        ),
+        "what else ran on the pinned cores is not counted here: a busy neighbour shows in preemptions only": any(
+            each.others_busy is None for each in readings
+        ),
+    }
+    return tuple(told for told, is_hidden in hidden.items() if is_hidden)
+
+
+class _Look(NamedTuple):
+    """One detector's reading of one process; it is a finding where it lies above its bound."""
+
+    kind: Kind
+    value: float
+    bound: float
+    told: str
+
+    def found(self, variant: str, process: int) -> Iterator[Finding]:
+        if self.value > self.bound:
+            told = f"{variant}, process {process + 1}: {self.told}"
+            yield Finding(self.kind, variant, process, value=self.value, bound=self.bound, told=told)
+
+
+def _calibration(each: Readings, usual_ns: float) -> _Look:
+    """How far the kernel's time, before or after the block, is from its usual one, to either side."""
+    blocks = [_block_ns(runs) for runs in each.calibration_ns]
+    value, block_ns = max((max(ns / usual_ns, usual_ns / ns), ns) for ns in blocks)
+    told = f"a fixed computation took {block_ns / 1e6:.3f} ms, {usual_ns / 1e6:.3f} ms is usual: the core changed speed"
+    return _Look("calibration", value, CALIBRATION, told)
+
+
+def _counted(each: Readings) -> Iterator[_Look]:
+    """What the counters say, in shares and rates of the block's time."""
+    seconds = max(each.seconds, 1e-9)
+    if each.steal_ms is not None:
+        share = each.steal_ms / 1e3 / seconds
+        told = f"{share:.1%} of a core's time went to other machines of the same host"
+        yield _Look("steal", share, STEAL + TICKS_S / seconds, told)
+    if each.throttled_periods is not None:
+        told = f"its CPU quota stopped it in {each.throttled_periods} periods: give it whole cores or fewer threads"
+        yield _Look("throttling", each.throttled_periods, THROTTLED, told)
+    if each.others_busy is not None:
+        told = f"other processes took {each.others_busy:.1%} of the pinned cores' time"
+        yield _Look("others", each.others_busy, OTHERS + TICKS_S / seconds, told)
+    rate = each.preempted / seconds
+    told = f"it had to leave its core {rate:.0f} times a second"
+    yield _Look("preempted", rate, PREEMPTED_PER_S + PREEMPTED_FREE / seconds, told)
+
+
+def _in_phases(samples: Sequence[int]) -> _Look:
+    """Correlated samples matter only where phases differ: what drifts by a hundredth is correlated too."""
+    apart, value = phases(samples), autocorrelation(samples)
+    told = f"slow samples follow slow ones (correlation {value:.2f}): one phase takes {apart:.2f} times another's"
+    return _Look("autocorrelation", value if apart > PHASES else 0.0, _for_fewer(AUTOCORRELATION, samples), told)
+
+
+def _at_two_speeds(samples: Sequence[int]) -> _Look:
+    """Two speeds that few samples have or that hardly differ change no percentile."""
+    two = modes(samples)
+    matters = two.smaller_share >= SMALLER_SHARE and two.slow > SPEEDS * two.fast
+    told = f"its samples gather at two speeds, {two.fast / 1e6:.3f} and {two.slow / 1e6:.3f} ms"
+    return _Look("bimodality", two.separation if matters else 0.0, _for_fewer(SEPARATION, samples), told)
+
+
+def _for_fewer(bound: float, samples: Sequence[int]) -> float:
+    """A bound for 100 samples, raised for fewer as chance spreads more."""
+    return bound * max(1.0, sqrt(100 / len(samples)))
+
+
+def _block_ns(runs: Sequence[int]) -> float:
+    return median(runs)
+
+
+def _steal_ms(then: Counters, now: Counters) -> int | None:
+    """A counter that has stood at zero since boot is no reading: many hypervisors never tell."""
+    if then.cores is None or now.cores is None or now.cores.steal_ms == 0:
+        return None
+    return now.cores.steal_ms - then.cores.steal_ms
+
+
+def _throttled_periods(then: Counters, now: Counters) -> int | None:
+    if then.throttled_periods is None or now.throttled_periods is None:
+        return None
+    return now.throttled_periods - then.throttled_periods
+
+
+def _others_busy(then: Counters, now: Counters, *, cores: int) -> float | None:
+    if then.cores is None or now.cores is None:
+        return None
+    others_ms = now.cores.busy_ms - then.cores.busy_ms - (now.cpu_ns - then.cpu_ns) / 1e6
+    all_ms = cores * (now.wall_ns - then.wall_ns) / 1e6
+    return max(0.0, others_ms / all_ms) if all_ms else None

@@ -1,0 +1,73 @@
+"""The generator over HTTP, one offered rate in a process of its own:
+
+    python -m benchmarks.openloop.client JOB.json RESULT.json
+
+A job is a `ClientJob`, the result a `Trace`, raw. Before anything is timed all connections are opened and one request
+is answered. It must be the only thing on its cores; a run in which it lagged is void (see trace.py).
+"""
+
+import gc
+import sys
+import time
+from collections.abc import Sequence
+
+import msgspec
+
+from benchmarks.openloop.connection import address_of
+from benchmarks.openloop.generator import Offer, drive
+from benchmarks.openloop.http_wire import HttpWire
+from benchmarks.openloop.messages import parse_url
+from benchmarks.openloop.schedule import poisson_ns
+from benchmarks.openloop.trace import Trace
+from benchmarks.worker import child_main
+from serving.errors import BadRequest
+
+
+class ClientJob(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Offer `rps` for `warm_s + seconds`; `bodies` are JSON, sent in turn to `url`, over at most `connections`.
+
+    `cores` are those to stay on; () for wherever the system puts it. `variant` is what messages call this.
+    """
+
+    variant: str
+    url: str
+    bodies: tuple[str, ...]
+    rps: float
+    seconds: float
+    warm_s: float = 0.5
+    seed: int = 0
+    connections: int = 64
+    cores: tuple[int, ...] = ()
+
+
+def run(job: ClientJob) -> Trace:
+    """Offer the load, from this thread.
+
+    Raises:
+        BadRequest: the job cannot be done: its numbers, its url, what the server answers.
+        Transient: no server there, or not ready.
+    """
+    if not job.bodies or job.connections < 1:
+        raise BadRequest(f"load needs bodies and connections: got {len(job.bodies)} and {job.connections}")
+    url = parse_url(job.url)
+    due_ns = poisson_ns(job.rps, seconds=job.warm_s + job.seconds, seed=job.seed).tolist()
+    messages = [url.post(body.encode("utf-8")) for body in job.bodies]
+    wire = HttpWire(address_of(url.host, url.port), messages, clock=time.perf_counter_ns)
+    collected = gc.isenabled()
+    try:
+        wire.open(job.connections)
+        wire.first_answer()
+        gc.disable()
+        return drive(wire, Offer(job.rps, job.warm_s, job.seconds, due_ns), clock=time.perf_counter_ns)
+    finally:
+        wire.close()
+        if collected:
+            gc.enable()
+
+
+def main(arguments: Sequence[str]) -> int:
+    return child_main(arguments, ClientJob, run)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main(sys.argv[1:]))

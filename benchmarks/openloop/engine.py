@@ -1,0 +1,122 @@
+"""The server scenario without HTTP: the engine behind its queue, loaded in one process of its own.
+
+    python -m benchmarks.openloop.engine JOB.json RESULT.json
+
+The generator is a thread beside the executors, as the thread that talks HTTP is in the server. It sleeps until shortly
+before a request is due: spinning would hold the interpreter's lock. Garbage is collected as in the server.
+"""
+
+import sys
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from functools import partial
+from pathlib import Path
+from typing import Any, Final
+
+import msgspec
+
+from benchmarks.openloop.generator import Event, Offer, drive
+from benchmarks.openloop.plan import Plan
+from benchmarks.openloop.results import Rate, ServerResult
+from benchmarks.openloop.schedule import poisson_ns
+from benchmarks.openloop.trace import REFUSED, Trace
+from benchmarks.worker import child_main, tell
+from serving.batcher import Batcher, Overloaded
+from serving.bundle import Item
+from serving.models import Models, load
+from serving.registry import resolve
+from serving.tuning import Setting
+
+Request = Sequence[Item]
+Submit = Callable[[Request], "Future[Any]"]
+
+_ANSWERED: Final = 200
+_FAILED: Final = 500
+_WAKE_EARLY_NS: Final = 150_000  # a sleeping thread wakes so late, mostly
+
+
+class EngineJob(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Search by `plan` with `requests` in turn. The bundle at `path` is run by `setting`; `queue` is how many requests
+    may wait."""
+
+    variant: str
+    path: str
+    requests: tuple[tuple[Item, ...], ...]
+    plan: Plan
+    setting: Setting
+    queue: int = 64
+    cores: tuple[int, ...] = ()
+
+
+class EngineWire:
+    """Hands requests to `submit`, which raises Overloaded where there is no room; an answer's time is taken in the
+    thread that gives it."""
+
+    def __init__(self, submit: Submit, requests: Sequence[Request], *, clock: Callable[[], int]) -> None:
+        self._submit, self._requests, self._clock = submit, requests, clock
+        self._ended: deque[Event] = deque()
+
+    def send(self, number: int) -> None:
+        try:
+            future = self._submit(self._requests[number % len(self._requests)])
+        except Overloaded:
+            self._end(REFUSED, number)
+        else:
+            future.add_done_callback(partial(self._done, number))
+
+    def poll(self) -> list[Event]:
+        return [self._ended.popleft() for _ in range(len(self._ended))]
+
+    def rest(self, ns: int) -> None:
+        """Sleep, at most a millisecond, and let other threads run in any case."""
+        time.sleep(max(0, min(ns - _WAKE_EARLY_NS, 1_000_000)) / 1e9)
+
+    def _done(self, number: int, future: "Future[Any]") -> None:
+        self._end(_FAILED if future.cancelled() or future.exception() else _ANSWERED, number)
+
+    def _end(self, status: int, number: int) -> None:
+        self._ended.append(Event(number, status, self._clock()))
+
+
+def offer(
+    submit: Submit, requests: Sequence[Request], *, rps: float, seconds: float, warm_s: float = 0.5, seed: int = 0
+) -> Trace:
+    """Load anything that answers requests by futures, at one rate, from this thread."""
+    due_ns = poisson_ns(rps, seconds=warm_s + seconds, seed=seed).tolist()
+    wire = EngineWire(submit, requests, clock=time.perf_counter_ns)
+    return drive(wire, Offer(rps, warm_s, seconds, due_ns), clock=time.perf_counter_ns)
+
+
+def run(job: EngineJob, *, tell: Callable[[int, int], None] = tell) -> ServerResult:
+    """Load the model as the server does and search.
+
+    Raises:
+        Failure: the bundle is not fit for this machine, or the plan cannot be carried out.
+    """
+    plan, path = job.plan, Path(job.path)
+    plan.require()
+    models = Models(load(resolve(job.path, tracking_uri=None, cache=path), choose=lambda _: job.setting))
+    asked = 0
+
+    def measure(rps: float, seconds: float) -> Rate:
+        nonlocal asked
+        batcher = Batcher(models.answer, executors=job.setting.executors, limit=job.queue)
+        try:
+            trace = offer(batcher.submit, job.requests, rps=rps, seconds=seconds, warm_s=plan.warm_s, seed=plan.seed)
+        finally:
+            batcher.close()
+        asked += 1
+        tell(asked, max(asked, plan.steps))
+        return trace.rate()
+
+    return plan.search(measure, scenario="engine")
+
+
+def main(arguments: Sequence[str]) -> int:
+    return child_main(arguments, EngineJob, run)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main(sys.argv[1:]))

@@ -1,0 +1,62 @@
+"""What a server scenario is asked to find, and how long it looks at each rate."""
+
+from collections.abc import Callable
+
+import msgspec
+
+from benchmarks.openloop.results import Rate, Scenario, ServerResult
+from benchmarks.openloop.schedule import seconds_for
+from benchmarks.openloop.search import PERCENTS, highest_rate
+from benchmarks.openloop.trace import unmeasured
+from serving.errors import BadRequest
+
+
+class Plan(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Find the highest rate whose percentile `percent` keeps `bound_ms`, asking about up to `steps` rates from
+    `start_rps` on.
+
+    Each is held for `seconds` after `warm_s`, and for as long as the percentile needs requests, up to `most_s`. A rate
+    a little above what the server can do is seen when its queue has outgrown the bound: with 1 % too much after 100
+    times `bound_ms`.
+    """
+
+    bound_ms: float
+    percent: int = 99
+    start_rps: float = 50.0
+    steps: int = 9
+    seconds: float = 5.0
+    warm_s: float = 0.5
+    most_s: float = 60.0
+    seed: int = 0
+
+    def require(self) -> None:
+        """Raises BadRequest where the first rate could not be judged."""
+        if self.percent in PERCENTS and self.start_rps > 0 and (why := self._too_slow(self.start_rps)):
+            raise BadRequest(why)
+
+    def search(self, measure: Callable[[float, float], Rate], *, scenario: Scenario) -> ServerResult:
+        """`measure(rps, seconds)` offers one rate; a rate that would take too long ends the search."""
+
+        def probe(rps: float) -> Rate:
+            why = self._too_slow(rps)
+            seconds = seconds_for(rps, percent=self.percent, seconds=self.seconds)
+            return unmeasured(rps, seconds=seconds, why=why) if why else measure(rps, seconds)
+
+        self.require()
+        return highest_rate(
+            probe,
+            bound_ms=self.bound_ms,
+            percent=self.percent,
+            start_rps=self.start_rps,
+            steps=self.steps,
+            scenario=scenario,
+        )
+
+    def _too_slow(self, rps: float) -> str:
+        needed_s = seconds_for(rps, percent=self.percent, seconds=self.seconds)
+        if needed_s <= self.most_s:
+            return ""
+        return (
+            f"p{self.percent} at {rps:g} requests/s takes {needed_s:.0f} s to measure, more than the {self.most_s:g} s "
+            "allowed: begin at a higher rate, bound a lower percentile, or allow more"
+        )

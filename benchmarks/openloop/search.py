@@ -1,0 +1,74 @@
+"""The highest rate that keeps a bound: doubling until it breaks, then bisection. Pure: what a rate does is asked."""
+
+import math
+from collections.abc import Callable
+from typing import Final
+
+from benchmarks.openloop.results import Rate, Scenario, ServerResult
+from serving.errors import BadRequest
+
+PERCENTS: Final = (50, 90, 99)  # the percentiles a Rate has
+CLOSE_ENOUGH: Final = 1.02  # the search ends when what broke the bound is so little above what kept it
+
+
+def highest_rate(
+    probe: Callable[[float], Rate],
+    *,
+    bound_ms: float,
+    percent: int = 99,
+    start_rps: float,
+    steps: int,
+    scenario: Scenario = "http",
+) -> ServerResult:
+    """Ask `probe` about up to `steps` rates, from `start_rps` on: doubled while the bound is kept (halved while it is
+    not), then the geometric mean of the best that kept it and the worst that did not.
+
+    A void point is asked again once; is it void again, the search ends with what is known. A rate breaks the bound when
+    its percentile exceeds it, or falls among requests that got no good answer.
+
+    Raises:
+        BadRequest: a percentile that points do not have, or nothing to search.
+    """
+    _require(bound_ms=bound_ms, percent=percent, start_rps=start_rps, steps=steps)
+    points: list[Rate] = []
+    kept, broken = 0.0, math.inf
+    for _ in range(steps):
+        point = _ask(probe, _next_rps(kept, broken, start_rps=start_rps), points=points)
+        if point.void:
+            break
+        if keeps(point, bound_ms=bound_ms, percent=percent):
+            kept = point.offered_rps
+        else:
+            broken = point.offered_rps
+        if broken <= kept * CLOSE_ENOUGH:
+            break
+    return ServerResult(scenario, bound_ms, percent, best_rps=kept or None, points=tuple(points))
+
+
+def keeps(point: Rate, *, bound_ms: float, percent: int) -> bool:
+    """Whether the point's percentile is within the bound."""
+    found_ms = {50: point.p50_ms, 90: point.p90_ms, 99: point.p99_ms}[percent]
+    return found_ms is not None and found_ms <= bound_ms
+
+
+def _ask(probe: Callable[[float], Rate], rps: float, *, points: list[Rate]) -> Rate:
+    for _ in range(2):
+        points.append(probe(rps))
+        if not points[-1].void:
+            break
+    return points[-1]
+
+
+def _next_rps(kept: float, broken: float, *, start_rps: float) -> float:
+    if not kept:
+        return start_rps if broken == math.inf else broken / 2
+    return 2 * kept if broken == math.inf else math.sqrt(kept * broken)
+
+
+def _require(*, bound_ms: float, percent: int, start_rps: float, steps: int) -> None:
+    if percent not in PERCENTS:
+        known = ", ".join(f"p{each}" for each in PERCENTS)
+        raise BadRequest(f"a rate cannot be bounded by p{percent}: its points have {known}")
+    for name, value in (("bound_ms", bound_ms), ("start_rps", start_rps), ("steps", steps)):
+        if not 0 < value < math.inf:
+            raise BadRequest(f"{name} is {value:g}: give a number above 0")

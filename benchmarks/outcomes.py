@@ -1,0 +1,138 @@
+"""What a session ended with, told to others: Markdown for a comment in a review, and JUnit XML for CI."""
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Final
+from xml.etree import ElementTree as Xml
+
+from benchmarks.shown import (
+    Check,
+    Outcomes,
+    Table,
+    Verdict,
+    circumstances,
+    machine_facts,
+    noise_told,
+    readings_table,
+    rules_table,
+    variants_table,
+)
+from serving.errors import BadRequest
+
+MARKDOWN: Final = "outcome.md"
+JUNIT: Final = "junit.xml"
+AT_MOST: Final = 20  # findings in a comment, whose length is limited where it is posted
+# XML 1.0 has no way to write the other control characters, not even escaped.
+_NOT_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
+# What Markdown would read as markup: not the underscores of p95_ms, a star between two spaces, the brackets of an
+# interval.
+_MARKUP = re.compile(r"[\\`|~]|\](?=[(\[:])|(?<![^\W_])_|_(?![^\W_])|\*(?=\S)|(?<=\S)\*|<(?=[A-Za-z/!?])|&(?=[#\w]+;)")
+
+
+def write_outcomes(told: Outcomes, folder: Path) -> tuple[Path, ...]:
+    """Write outcome.md and, where a gate was asked, junit.xml into `folder`; the paths written."""
+    texts = {MARKDOWN: markdown(told), **({JUNIT: junit(told)} if told.verdict is not None else {})}
+    for name, text in texts.items():
+        (folder / name).write_text(text, encoding="utf-8")
+    return tuple(folder / name for name in texts)
+
+
+# -- Markdown ----------------------------------------------------------------------------------------------------------
+
+
+def markdown(told: Outcomes) -> str:
+    """A comment for a review: the verdict, the rules, the variants; behind a fold the noise and the machine."""
+    receipt, verdict = told.receipt, told.verdict
+    count = len(receipt.findings)
+    parts = [f"## {_text(told.title if verdict is None else f'{verdict.verdict}: {told.title}')}"]
+    if verdict is not None:
+        parts += [f"{_text(verdict.reason)}.", _table(rules_table(verdict))]
+    if receipt.disturbed:
+        parts.append(f"**No verdict on times:** {_text(receipt.disturbed)}.")
+    parts += [
+        _table(variants_table(told)),
+        f"{_text(circumstances(receipt))}.",
+        f"<details><summary>{count or 'No'} finding{'' if count == 1 else 's'} of noise; the machine</summary>",
+        _list(_shortened(noise_told(receipt))),
+        _table(readings_table(receipt)),
+        "What this machine hides:",
+        _list(receipt.unknown or ("nothing that is looked for",)),
+        _table(Table(("machine", ""), tuple(machine_facts(receipt.machine).items()))),
+        "</details>",
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def _shortened(items: Sequence[str]) -> tuple[str, ...]:
+    more = len(items) - AT_MOST
+    return (*items[:AT_MOST], *([f"and {more} more, in the receipt"] if more > 0 else []))
+
+
+def _table(table: Table) -> str:
+    rule = ("---",) * len(table.headings)
+    lines = [map(_text, table.headings), rule, *(map(_text, row) for row in table.rows)]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def _list(items: Sequence[str]) -> str:
+    return "\n".join(f"- {_text(item)}" for item in items)
+
+
+def _text(text: str) -> str:
+    """One line that Markdown shows as it is."""
+    return _MARKUP.sub(lambda found: f"\\{found[0]}", " ".join(text.split()))
+
+
+# -- JUnit -------------------------------------------------------------------------------------------------------------
+
+
+def junit(told: Outcomes) -> str:
+    """A test suite a candidate, in it a test case a rule: FAIL is a failure, INCONCLUSIVE an error with its reason.
+
+    A candidate that the gate passed over has its failures here even where the verdict, a property of every suite, is
+    PASS: the exit code is what CI should act on.
+
+    Raises:
+        BadRequest: no gate was asked.
+    """
+    verdict = told.verdict
+    if verdict is None:
+        raise BadRequest("JUnit XML has a test case for each rule of a gate, and no gate was asked: give it rules")
+    root = Xml.Element("testsuites", name=_xml(told.title))
+    _count(root, [check for judged in verdict.candidates for check in judged.checks])
+    for judged in verdict.candidates:
+        suite = Xml.SubElement(root, "testsuite", name=_xml(judged.variant), timestamp=told.receipt.started, time="0")
+        _count(suite, judged.checks)
+        properties = Xml.SubElement(suite, "properties")
+        for name, value in _properties(told, verdict).items():
+            Xml.SubElement(properties, "property", name=_xml(name), value=_xml(value))
+        for check in judged.checks:
+            _add_case(suite, judged.variant, check)
+    Xml.indent(root)
+    return f'<?xml version="1.0" encoding="UTF-8"?>\n{Xml.tostring(root, encoding="unicode")}\n'
+
+
+def _count(element: Xml.Element, checks: Sequence[Check]) -> None:
+    outcomes = [check.outcome for check in checks]
+    element.set("tests", str(len(outcomes)))
+    element.set("failures", str(outcomes.count("FAIL")))
+    element.set("errors", str(outcomes.count("INCONCLUSIVE")))
+
+
+def _add_case(suite: Xml.Element, variant: str, check: Check) -> None:
+    case = Xml.SubElement(suite, "testcase", classname=_xml(variant), name=_xml(check.rule), time="0")
+    if check.outcome == "PASS":
+        Xml.SubElement(case, "system-out").text = _xml(check.text)
+    else:
+        kind = "failure" if check.outcome == "FAIL" else "error"
+        Xml.SubElement(case, kind, message=_xml(check.text), type=check.outcome).text = _xml(check.text)
+
+
+def _properties(told: Outcomes, verdict: Verdict) -> dict[str, str]:
+    said = {"verdict": verdict.verdict, "reason": verdict.reason, "chosen": verdict.chosen or "none"}
+    return {**said, "target": told.receipt.target, **machine_facts(told.receipt.machine)}
+
+
+def _xml(text: str) -> str:
+    return _NOT_XML.sub("\N{REPLACEMENT CHARACTER}", text)

@@ -1,0 +1,159 @@
+"""Find the best way to run a bundle on this machine, and leave it where the server looks:
+
+    python -m benchmarks.tune BUNDLE --texts FILE.txt [--bound-ms 25] [--items 1] [--target here] [--out FOLDER]
+
+Every setting of the sweep (sweep.py) is loaded in a process of its own and offered requests in an open loop. The winner
+goes to `tuning@TARGET.json` beside the bundle's core, where a server on the same kind of machine finds it; the bundle's
+digest does not change. FILE.txt has a text a line, as requests will hold them (of pairs: two, with a tab between).
+
+For people: what each setting earned; the last line is JSON: the tuning.
+"""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Final
+
+import msgspec
+
+from benchmarks.children import run_child
+from benchmarks.machine import affinity, identity, read
+from benchmarks.openloop.engine import EngineJob
+from benchmarks.openloop.plan import Plan
+from benchmarks.openloop.results import ServerResult
+from benchmarks.openloop.scenarios import QUEUE
+from benchmarks.sweep import Measure, Tell, sweep, winner
+from serving.bundle import Bundle, Item, read_bundle
+from serving.cpu import usable_threads
+from serving.engine import Engine
+from serving.errors import BadRequest, Failure
+from serving.instances import require_invariance
+from serving.tuning import Earned, Setting, Together, Tuning, write_tuning
+
+STEP_SEAL: Final = "manifest.json"
+PLAN: Final = Plan(bound_ms=25.0, seconds=3.0, steps=8)
+
+
+def tune(
+    bundle: Path,
+    requests: Sequence[Sequence[Item]],
+    *,
+    plan: Plan = PLAN,
+    target: str = "here",
+    out: Path | None = None,
+    queue: int = QUEUE,
+    tell: Tell = lambda _: None,
+) -> Tuning:
+    """Sweep `bundle` here with `requests` in turn, each setting in a process of its own, and write the tuning into
+    `out` (by default the bundle's folder).
+
+    Raises:
+        BadRequest: no requests, a plan that cannot be carried out, no setting keeps its bound, or `out` is sealed.
+        BadArtifact: not a bundle, or not fit for this machine; or the tuning cannot be written.
+    """
+    if not requests or not all(requests):
+        raise BadRequest(f"a sweep needs requests of one item or more: got {len(requests)}; give it texts")
+    plan.require()
+    _require_unsealed(out or bundle)
+    started, sealed = datetime.now(UTC).isoformat(timespec="seconds"), read_bundle(bundle)
+    measure = _in_processes(sealed, requests, plan=plan, queue=queue)
+    earned = sweep(usable_threads(), measure, items_per_request=max(map(len, requests)), tell=tell)
+    tuning = Tuning(
+        bundle=sealed.digest,
+        machine=identity(),
+        target=target,
+        started=started,
+        bound_ms=plan.bound_ms,
+        percent=plan.percent,
+        libraries=read().libraries,
+        setting=winner(earned, plan=plan).setting,
+        earned=earned,
+    )
+    write_tuning(tuning, out or bundle)
+    return tuning
+
+
+def _require_unsealed(folder: Path) -> None:
+    """A step's artifact is sealed whole, what lies beside the bundle's core included."""
+    if any((each / STEP_SEAL).is_file() for each in (folder, folder.resolve().parent)):
+        raise BadRequest(
+            f"{folder} is part of a sealed step, which one file more would break; copy the bundle and sweep the copy, "
+            "or name another folder with --out"
+        )
+
+
+def _in_processes(bundle: Bundle, requests: Sequence[Sequence[Item]], *, plan: Plan, queue: int) -> Measure:
+    """The search for one setting begins at half of what the one before it earned: settings are not that far apart."""
+    start_rps = plan.start_rps
+
+    def measure(setting: Setting) -> ServerResult:
+        nonlocal start_rps
+        if isinstance(setting.batch, Together):
+            require_invariance(Engine(bundle, threads=1), most=setting.batch.items)
+        job = EngineJob(
+            variant=setting.told(),
+            path=str(bundle.path.resolve()),
+            setting=setting,
+            requests=tuple(tuple(request) for request in requests),
+            plan=msgspec.structs.replace(plan, start_rps=start_rps),
+            queue=queue,
+            cores=affinity(),
+        )
+        module = "benchmarks.openloop.engine"
+        result = run_child(job, result_type=ServerResult, threads=1, tell=lambda _: None, module=module)
+        start_rps = max(plan.start_rps, (result.best_rps or 0.0) / 2)
+        return result
+
+    return measure
+
+
+def read_requests(texts: Path, *, items: int) -> tuple[tuple[Item, ...], ...]:
+    """The lines of a file as requests of `items` each; what is left over at the end is dropped.
+
+    Raises:
+        BadRequest: no such file, or too few lines for one request.
+    """
+    if not texts.is_file():
+        raise BadRequest(f"{texts} is no file; name one with a text a line")
+    lines = [tuple(line.split("\t")) for line in texts.read_text(encoding="utf-8").splitlines() if line.strip()]
+    if items < 1 or len(lines) < items:
+        raise BadRequest(f"{texts} has {len(lines)} texts, too few for a request of {items}; add texts")
+    return tuple(tuple(lines[at : at + items]) for at in range(0, len(lines) - items + 1, items))
+
+
+def told(earned: Earned) -> str:
+    """One setting in a line."""
+    rates = ", ".join("none" if best is None else f"{best:.4g}" for best in earned.best_rps)
+    return f"{earned.setting.told()}: {rates} requests/s"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("bundle", type=Path)
+    parser.add_argument("--texts", type=Path, required=True)
+    parser.add_argument("--items", type=int, default=1, help="of each request")
+    parser.add_argument("--bound-ms", type=float, default=PLAN.bound_ms, help="of the 99th percentile")
+    parser.add_argument("--target", default="here", help="what this machine is called")
+    parser.add_argument("--out", type=Path, help="where the tuning goes; by default beside the bundle's core")
+    asked = parser.parse_args(arguments)
+    try:
+        tuning = tune(
+            asked.bundle,
+            read_requests(asked.texts, items=asked.items),
+            plan=msgspec.structs.replace(PLAN, bound_ms=asked.bound_ms),
+            target=asked.target,
+            out=asked.out,
+            tell=lambda earned: print(told(earned), flush=True),
+        )
+    except Failure as failure:
+        print(f"error: {failure}", file=sys.stderr)
+        return failure.exit_code
+    print(f"the server will run as {tuning.setting.told()} ({tuning.told()})")
+    print(msgspec.json.encode(tuning).decode("utf-8"))
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

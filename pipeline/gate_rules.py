@@ -1,0 +1,185 @@
+"""The gate's language: what a rule may say, which figures there are, and how many samples a figure takes. Pure.
+
+    metric op bound [* baseline] [at target] [with confidence]
+
+docs/gates.md explains every metric to people; a test holds the two together.
+"""
+
+import math
+import re
+from collections.abc import Collection, Sequence
+from decimal import Decimal
+from typing import Final
+
+import msgspec
+
+from pipeline.errors import BadRequest
+
+TEACHER: Final = "teacher-onnx-fp32"
+CHAMPION: Final = "champion"  # what the run's alias names now, measured again beside the challengers: champion.py
+ALIASES: Final = {"teacher": TEACHER}
+
+# Beside its own fp32: how much of the metric a variant lost, and the share of items it answers otherwise; how far its
+# probabilities are from how often it is right (expected calibration error); and the share of items that it answers as
+# the teacher does. judging.py says which a task has.
+COMPARED: Final = ("drop", "flips", "ece", "agreement")
+_AGAINST_OWN: Final = ("drop", "flips")  # which the champion's session measured, and not this one
+# An interval of these is one over processes, so it takes two of them.
+LATENCY: Final = (
+    *("p50_ms", "p95_ms", "p99_ms", "p50_ms_short", "p95_ms_short", "p99_ms_short"),
+    *("p50_ms_real", "p95_ms_real", "p99_ms_real", "speedup_p50", "cold_start_ms"),
+)
+REPEATED: Final = (*LATENCY, "rss_mb")
+# What a busy neighbour spoils: a disturbed session gives no verdict on these.
+TIMED: Final = (*LATENCY, "server_rps")
+# Known to the last byte: they have no interval because nothing about them is uncertain.
+EXACT: Final = ("size_mb", "params")
+MEASURED: Final = (*TIMED, "peak_mb", "rss_mb", *EXACT, "batch_difference", "batch_flips", *COMPARED)
+# Of a classifier that may refuse: how well its highest probability tells items of its classes from those out of scope
+# (oos), and which share of either it refuses.
+REFUSAL_METRICS: Final = ("oos_auroc", "oos_refused", "in_scope_refused")
+# weighted_metrics.METRICS by name, and figures made with them. That file imports numpy, which `retort plan` must not; a
+# test holds the two together.
+TASK_METRICS: Final = (
+    *("accuracy", "macro_f1", "micro_f1", "entity_f1", "matthews", "pearson", "spearman", "mse"),
+    *REFUSAL_METRICS,
+)
+KNOWN: Final = (*TASK_METRICS, *MEASURED)
+LOW, HIGH = ENDS = ("_low", "_high")
+# The samples that must lie beyond a percentile: benchmarks.measure.BEYOND, which cannot be imported without numpy.
+BEYOND: Final = 10
+
+_NAME: Final = r"[A-Za-z][\w.-]*"
+_RULE = re.compile(
+    r"\s*(?P<metric>[a-z][\w.]*)\s*(?P<op>>=|<=|>|<)\s*(?P<bound>-?\d+(?:\.\d*)?(?:[eE]-?\d+)?)"
+    rf"\s*(?:\*\s*(?P<baseline>{_NAME}))?(?:\s+at\s+(?P<target>{_NAME}))?(?:\s+with\s+(?P<confidence>confidence))?\s*"
+)
+_PERCENTILE = re.compile(r"p(?P<percent>\d+(?:\.\d+)?)_ms(?P<series>_\w+)?")
+
+
+class Rule(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """One parsed line. The bound is `factor`, times the baseline's figure where there is a baseline; `target` None is
+    the session that comes first; a `confident` rule asks the whole 95 % interval."""
+
+    metric: str
+    op: str
+    factor: float
+    baseline: str | None
+    text: str
+    target: str | None = None
+    confident: bool = False
+
+    @property
+    def figure(self) -> str:
+        """The metric without the end of its interval that the rule may name."""
+        return without_end(self.metric)
+
+
+def parse_rule(text: str) -> Rule:
+    """Read one rule.
+
+    Raises:
+        BadRequest: it is not of the grammar, names a metric nobody measures, or asks for confidence in an end.
+    """
+    match = _RULE.fullmatch(text)
+    if not match:
+        raise BadRequest(f"rule '{text}' cannot be read.\n{_help()}")
+    metric, baseline, confident = match["metric"], match["baseline"], match["confidence"] is not None
+    if (figure := without_end(metric)) not in KNOWN:
+        raise BadRequest(f"rule '{text}': nobody measures '{metric}'{_percentile_hint(figure)}.\n{_help()}")
+    if confident and figure != metric:
+        raise BadRequest(
+            f"rule '{text}': '{metric}' is an end of the interval already; write '{figure} ... with confidence', or "
+            "leave 'with confidence' out"
+        )
+    if baseline == CHAMPION and figure in _AGAINST_OWN:
+        raise BadRequest(
+            f"rule '{text}': nobody measures '{figure}' of the champion, whose own fp32 is not measured beside it; "
+            "compare the metric itself with the champion's, as in 'accuracy >= 0.99 * champion'"
+        )
+    return Rule(
+        metric=metric,
+        op=match["op"],
+        factor=float(match["bound"]),
+        baseline=ALIASES.get(baseline, baseline) if baseline else None,
+        text=" ".join(text.split()),
+        target=match["target"],
+        confident=confident,
+    )
+
+
+def parse_rules(texts: Sequence[str]) -> tuple[Rule, ...]:
+    """Read all rules of a gate; a gate without rules would pass everything and is refused."""
+    if not texts:
+        raise BadRequest(f"the gate has no rules and would pass anything: give at least one.\n{_help()}")
+    return tuple(parse_rule(text) for text in texts)
+
+
+def names_champion(rules: Sequence[Rule]) -> bool:
+    """Whether a rule compares with the champion, so that it has to be measured too."""
+    return any(rule.baseline == CHAMPION for rule in rules)
+
+
+def require_targets(rules: Sequence[Rule], targets: Collection[str]) -> None:
+    """Raise BadRequest where a rule asks for a target on which nothing is measured."""
+    for rule in rules:
+        if rule.target is not None and rule.target not in targets:
+            raise BadRequest(
+                f"rule '{rule.text}': nothing is measured at '{rule.target}'; targets are: {', '.join(targets)}"
+            )
+
+
+def require_measurable(rules: Sequence[Rule], *, n: int, real: int | None = None, processes: int | None = None) -> None:
+    """Raise BadRequest where a rule asks for a percentile, or for an interval, that this much measuring cannot give.
+
+    `n` are the samples of one length and `real` those of texts as they come (None: `n` too), over all processes of a
+    variant; an interval takes two `processes` (None: not looked at).
+    """
+    for rule in rules:
+        if match := _PERCENTILE.fullmatch(rule.figure):
+            of_real = match["series"] == "_real"
+            _require_samples(rule, match["percent"], taken=real if of_real and real is not None else n, of_real=of_real)
+        asks_interval = rule.confident or rule.figure != rule.metric
+        if processes is not None and processes < 2 and asks_interval and rule.figure in REPEATED:
+            raise BadRequest(
+                f"rule '{rule.text}': an interval takes two processes or more, and {processes} is measured in: raise "
+                "benchmark.processes, or ask for the figure without its interval"
+            )
+
+
+def _require_samples(rule: Rule, percent: str, *, taken: int, of_real: bool) -> None:
+    needed = samples_needed(percent)
+    if taken < needed:
+        raise BadRequest(
+            f"rule '{rule.text}': a p{percent} takes {needed:,} samples, {BEYOND} of them beyond it, and {taken:,} are "
+            f"taken: raise benchmark.{'real' if of_real else 'samples'} or benchmark.processes until their product is "
+            f"{needed:,}, or ask for a lower percentile"
+        )
+
+
+def samples_needed(percent: str) -> int:
+    """How many samples leave ten beyond a percentile below 100, written as in a metric's name ("99.9")."""
+    return math.ceil(100 * BEYOND / (100 - Decimal(percent)))  # of floats, 100 - 99.9 is not quite 0.1
+
+
+def without_end(metric: str) -> str:
+    """The figure that a metric of a rule is, or whose end it is."""
+    return next((metric.removesuffix(end) for end in ENDS if metric.endswith(end)), metric)
+
+
+def _percentile_hint(figure: str) -> str:
+    """Of a percentile beyond those that are measured: how much it would take."""
+    match = _PERCENTILE.fullmatch(figure)
+    if match is None or not 99 < float(match["percent"]) < 100:
+        return ""
+    return f", which would take {samples_needed(match['percent']):,} samples"
+
+
+def _help() -> str:
+    return (
+        "  grammar:  metric op bound [* baseline] [at target] [with confidence], op one of >= <= > <,\n"
+        "            baseline 'teacher', 'champion' or a variant's name\n"
+        f"  metrics:  {', '.join(KNOWN)};\n"
+        "            with _low or _high for an end of the 95 % interval where there is one\n"
+        "  example:  accuracy >= 0.95 * teacher with confidence"
+    )

@@ -1,0 +1,93 @@
+"""The search, on servers that are functions."""
+
+import math
+from collections.abc import Callable
+
+import pytest
+
+from benchmarks.openloop.results import Rate
+from benchmarks.openloop.search import CLOSE_ENOUGH, highest_rate, keeps
+from serving.errors import BadRequest
+
+
+def point(rps: float, *, p99_ms: float | None = 1.0, void: str = "") -> Rate:
+    return Rate(rps, 5.0, 1000, 1000, 0, 0, 1.0, 1.0, p99_ms, late_p50_ms=0.01, late_p99_ms=0.1, void=void)
+
+
+def server(capacity_rps: float) -> Callable[[float], Rate]:
+    return lambda rps: point(rps, p99_ms=5.0 if rps <= capacity_rps else 500.0)
+
+
+def asked(probe: Callable[[float], Rate], **changes: float) -> list[float]:
+    arguments = {"bound_ms": 20, "start_rps": 100, "steps": 8, **changes}
+    return [each.offered_rps for each in highest_rate(probe, **arguments).points]  # type: ignore[arg-type]
+
+
+def test_the_rate_is_doubled_until_it_breaks_and_then_bisected() -> None:
+    root = math.sqrt(400 * 800)
+    assert asked(server(700), steps=6) == pytest.approx([100, 200, 400, 800, root, math.sqrt(root * 800)])
+
+
+def test_a_start_that_is_too_fast_is_halved() -> None:
+    assert asked(server(30), steps=4) == pytest.approx([100, 50, 25, math.sqrt(25 * 50)])
+
+
+@pytest.mark.parametrize("capacity_rps", [37.0, 100.0, 101.0, 777.7, 12_345.0])
+def test_the_best_rate_is_one_that_was_measured_and_close_below_the_capacity(capacity_rps: float) -> None:
+    found = highest_rate(server(capacity_rps), bound_ms=20, start_rps=100, steps=30)
+    assert found.best_rps is not None
+    assert found.best_rps <= capacity_rps <= found.best_rps * CLOSE_ENOUGH
+    best = max(each.offered_rps for each in found.points if keeps(each, bound_ms=20, percent=99))
+    assert found.best_rps == best
+    assert len(found.points) < 16
+
+
+def test_a_server_that_never_keeps_the_bound_has_no_best_rate() -> None:
+    found = highest_rate(server(0), bound_ms=20, start_rps=100, steps=4, scenario="engine")
+    assert (found.best_rps, found.scenario, found.bound_ms, found.percent) == (None, "engine", 20, 99)
+    assert [each.offered_rps for each in found.points] == [100, 50, 25, 12.5]
+
+
+def test_a_percentile_that_is_exactly_the_bound_keeps_it_and_one_without_answers_does_not() -> None:
+    assert keeps(point(1, p99_ms=20.0), bound_ms=20, percent=99)
+    assert not keeps(point(1, p99_ms=20.1), bound_ms=20, percent=99)
+    assert not keeps(point(1, p99_ms=None), bound_ms=20, percent=99)
+    assert keeps(point(1, p99_ms=None), bound_ms=20, percent=90)
+
+
+def test_a_void_point_is_asked_again_once_and_the_search_goes_on() -> None:
+    answers = iter(["", "lagged", "", ""])
+    found = highest_rate(lambda rps: point(rps, void=next(answers)), bound_ms=20, start_rps=100, steps=3)
+    assert [(each.offered_rps, each.void) for each in found.points] == [
+        (100, ""),
+        (200, "lagged"),
+        (200, ""),
+        (400, ""),
+    ]
+    assert found.best_rps == 400
+
+
+def test_a_point_that_is_void_twice_ends_the_search_with_what_is_known() -> None:
+    found = highest_rate(
+        lambda rps: point(rps, void="lagged" if rps > 150 else ""), bound_ms=20, start_rps=100, steps=9
+    )
+    assert [(each.offered_rps, each.void) for each in found.points] == [(100, ""), (200, "lagged"), (200, "lagged")]
+    assert found.best_rps == 100
+
+
+def test_void_from_the_start_there_is_nothing_to_tell() -> None:
+    found = highest_rate(lambda rps: point(rps, void="lagged"), bound_ms=20, start_rps=100, steps=9)
+    assert (found.best_rps, len(found.points)) == (None, 2)
+
+
+def test_a_percentile_that_points_lack_is_refused_with_the_list() -> None:
+    with pytest.raises(BadRequest, match=r"^a rate cannot be bounded by p95: its points have p50, p90, p99$"):
+        highest_rate(server(1), bound_ms=20, percent=95, start_rps=100, steps=9)
+
+
+@pytest.mark.parametrize("name", ["bound_ms", "start_rps", "steps"])
+@pytest.mark.parametrize("value", [0, -1, math.nan])
+def test_nothing_to_search_is_refused(name: str, value: float) -> None:
+    with pytest.raises(BadRequest) as caught:
+        asked(server(1), **{name: value})
+    assert str(caught.value) == f"{name} is {value:g}: give a number above 0"

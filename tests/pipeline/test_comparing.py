@@ -1,0 +1,86 @@
+"""Which sessions `retort compare` finds, and where."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fakes import manifest_of
+from receipts import INT8, SMALL, TEACHER, figures_of, measured, receipt
+
+from benchmarks.receipt import Receipt, write_receipt
+from pipeline.artifact import sealed_files, write_json
+from pipeline.comparing import compare_places, metric_of
+from pipeline.errors import BadArtifact, BadRequest
+from pipeline.store import DirectoryStore
+
+
+def kept(folder: Path, found: Receipt) -> Path:
+    """A session's folder with the gate's figures."""
+    folder.mkdir(parents=True, exist_ok=True)
+    write_receipt(found, folder)
+    write_json(folder / "figures.json", figures_of(found))
+    return folder
+
+
+def faster(**changes: Any) -> Receipt:
+    return receipt([measured(SMALL, ms=4.0, digest="other", seed=9)], **changes)
+
+
+def test_two_folders_are_compared_in_times_and_quality(tmp_path: Path) -> None:
+    a, b = kept(tmp_path / "a", receipt([measured(SMALL, seed=1)])), kept(tmp_path / "b", faster())
+    (found,) = compare_places(a, b).variants
+    assert (found.a, found.b, found.times) == (SMALL, SMALL, "faster")
+    assert found.quality is not None
+    assert (found.quality.metric, found.quality.estimate) == ("accuracy", 0.0)
+
+
+def test_receipts_by_their_own_path_find_their_figures_too(tmp_path: Path) -> None:
+    a, b = kept(tmp_path / "a", receipt()), kept(tmp_path / "b", faster())
+    found = compare_places(a / "receipt.json", b / "receipt.json", pairs=[(INT8, SMALL)])
+    assert [(each.a, each.b, each.quality is not None) for each in found.variants] == [(INT8, SMALL, True)]
+
+
+def test_figures_that_were_not_kept_leave_quality_uncompared(tmp_path: Path) -> None:
+    a, b = kept(tmp_path / "a", receipt()), kept(tmp_path / "b", faster())
+    (b / "figures.json").unlink()
+    found = compare_places(a, b)
+    assert found.variants[0].quality is None
+    assert "Quality is not compared: no figures of it lie beside both receipts." in found.notes
+
+
+def test_a_run_s_folder_stands_for_its_benchmark(tmp_path: Path) -> None:
+    store = DirectoryStore(tmp_path)
+    out = store.partial("benchmark-1")
+    kept(out, receipt())
+    store.publish("benchmark-1", manifest_of("benchmark-1", sealed_files(out), stage="benchmark", label="benchmark"))
+    run = tmp_path / "runs" / "a-run"
+    write_json(run / "run.json", {"config": {}, "steps": {"benchmark": {"key": "benchmark-1"}}})
+    found = compare_places(run, kept(tmp_path / "b", faster()))
+    assert [each.a for each in found.variants] == [SMALL]
+    write_json(run / "run.json", {"config": {}, "steps": {"distill": {"key": "distill-1"}}})
+    with pytest.raises(BadArtifact) as caught:
+        compare_places(run, tmp_path / "b")
+    assert str(caught.value) == f"{run}: this run has no benchmark, or it was removed since; `retort run` makes it"
+
+
+def test_other_machines_are_refused_unless_it_is_asked_for(tmp_path: Path) -> None:
+    a, b = kept(tmp_path / "a", receipt()), kept(tmp_path / "b", faster(machine={"cores": 64}))
+    with pytest.raises(BadRequest, match="A and B were measured on different machines"):
+        compare_places(a, b)
+    assert compare_places(a, b, across_machines=True).variants
+
+
+def test_the_metric_is_the_first_of_a_task_that_both_sides_have() -> None:
+    one = {TEACHER: {"macro_f1": 0.5, "accuracy": 0.6, "p95_ms": 1.0}}
+    assert metric_of(one, {SMALL: {"macro_f1": 0.5}}) == "macro_f1"
+    assert metric_of(one, one) == "accuracy"
+    assert metric_of(one, {SMALL: {"p95_ms": 0.5}}) == ""
+
+
+def test_a_tampered_receipt_is_not_compared(tmp_path: Path) -> None:
+    a, b = kept(tmp_path / "a", receipt()), kept(tmp_path / "b", faster())
+    content = json.loads((b / "receipt.json").read_text())
+    (b / "receipt.json").write_text(json.dumps({**content, "seconds": 1.0}))
+    with pytest.raises(BadArtifact, match="was altered after it was written"):
+        compare_places(a, b)

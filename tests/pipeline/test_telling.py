@@ -1,0 +1,51 @@
+"""The page, the comment and the test results of a finished run."""
+
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+from fakes import manifest_of
+from receipts import INT8, SMALL, figures_of, receipt
+
+from benchmarks.receipt import write_receipt
+from pipeline import gates
+from pipeline.artifact import Artifact
+from pipeline.errors import BadArtifact
+from pipeline.telling import write_told
+
+
+def artifact(folder: Path, facts: dict[str, Any]) -> Artifact:
+    folder.mkdir(exist_ok=True)
+    return Artifact(folder, manifest_of("key", {}, facts=facts))
+
+
+@pytest.fixture
+def benchmark(tmp_path: Path) -> Artifact:
+    found = artifact(tmp_path / "benchmark", {"metric": "accuracy", "figures": figures_of(receipt())})
+    write_receipt(receipt(), found.path)
+    return found
+
+
+def test_a_run_with_a_verdict_has_a_page_a_comment_and_test_results(benchmark: Artifact, tmp_path: Path) -> None:
+    rules = gates.parse_rules(["accuracy >= 0.95 * teacher"])
+    verdict = gates.judge(rules, benchmark.manifest.facts["figures"], [SMALL, INT8])
+    register = artifact(tmp_path / "register", {"verdict": msgspec.to_builtins(verdict), "registered": None})
+    folder = tmp_path / "runs" / "tickets"
+    assert [path.relative_to(folder).as_posix() for path in write_told("tickets", benchmark, register, folder)] == [
+        "report.html",
+        "outcome.md",
+        "junit.xml",
+    ]
+    assert (folder / "outcome.md").read_text(encoding="utf-8").startswith("## PASS: tickets\n")
+    assert "<h1>tickets</h1>" in (folder / "report.html").read_text(encoding="utf-8")
+
+
+def test_a_run_that_stopped_before_its_gate_has_no_test_results(benchmark: Artifact, tmp_path: Path) -> None:
+    assert [path.name for path in write_told("tickets", benchmark, None, tmp_path)] == ["report.html", "outcome.md"]
+
+
+def test_a_receipt_of_another_version_is_refused(benchmark: Artifact, tmp_path: Path) -> None:
+    (benchmark.path / "receipt.json").write_text('{"schema": 1}')
+    with pytest.raises(BadArtifact, match="is a receipt of schema 1, and this version reads 2"):
+        write_told("tickets", benchmark, None, tmp_path)
