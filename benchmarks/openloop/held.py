@@ -10,6 +10,7 @@ this machine's are, no server can be measured over HTTP here at that rate.
 import argparse
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Final
 
 import msgspec
 
@@ -17,9 +18,10 @@ from benchmarks.machine import Machine, affinity, read
 from benchmarks.openloop.client import ClientJob
 from benchmarks.openloop.results import Rate
 from benchmarks.openloop.running import running
-from benchmarks.openloop.scenarios import offer_http, split_cores
+from benchmarks.openloop.scenarios import connections_for, offer_http, split_cores
 
-BODY = '{"texts": ["what a fine day"]}'
+BODY: Final = '{"texts": ["what a fine day"]}'
+STALL_MS: Final = 100.0  # for which the server may be held up, here by its neighbours alone, and no connection is short
 
 
 class Held(msgspec.Struct, frozen=True):
@@ -33,9 +35,9 @@ def held(*, rps: float, seconds: float, runs: int, cores: Sequence[int]) -> tupl
     """Each run has a generator process of its own; the server stays."""
     generator, others = split_cores(cores)
     with running(["-m", "benchmarks.openloop.answerer"], cores=others) as server:
-        job = ClientJob("constant answers", f"{server.url}/", (BODY,), rps=rps, seconds=seconds, cores=generator)
-        jobs = [msgspec.structs.replace(job, seed=seed) for seed in range(runs)]
-        return tuple(_one(job) for job in jobs)
+        url, connections = f"{server.url}/", connections_for(rps, bound_ms=STALL_MS)
+        job = ClientJob("constant answers", url, (BODY,), rps, seconds, connections=connections, cores=generator)
+        return tuple(_one(msgspec.structs.replace(job, seed=seed)) for seed in range(runs))
 
 
 def _one(job: ClientJob) -> Rate:
