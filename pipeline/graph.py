@@ -80,12 +80,14 @@ class Step:
 
 @dataclass(frozen=True)
 class Stage:
-    """A stage's module. `fresh_for` limits the age of what it made; `place` is what the machine adds to its key;
+    """A stage's module. `fresh_for` limits the age of what it made, and `open` says of its facts that they settle
+    nothing and are worth another try; `place` is what the machine adds to its key;
     `teamed` says that a team of processes runs it together; `libraries` are what it computes with beside those that all
     stages share (keys.py)."""
 
     name: str
     fresh_for: Callable[[Any], float] | None = None
+    open: Callable[[Mapping[str, Any]], bool] = lambda _: False
     place: Callable[[Any], str] | None = None
     teamed: bool = False
     libraries: tuple[str, ...] = ()
@@ -112,6 +114,10 @@ def _fresh_for(config: Any) -> float:
     return hours * 3600
 
 
+def _disturbed(facts: Mapping[str, Any]) -> bool:
+    return bool(facts["disturbed"])
+
+
 def _instructions(config: Any) -> str:
     """What int8 and bf16 are computed with here; of a search, which measures, the whole machine and its threads."""
     from pipeline.quantizing.features import computes_with
@@ -134,7 +140,7 @@ STAGES = {
         Stage("finetune"),
         Stage("export", libraries=("onnxscript",)),
         Stage("quantize", place=_instructions, libraries=("onnxscript", "numpy", "openvino", "nncf")),
-        Stage("benchmark", fresh_for=_fresh_for, place=_here, libraries=("openvino",)),
+        Stage("benchmark", fresh_for=_fresh_for, open=_disturbed, place=_here, libraries=("openvino",)),
         Stage("register"),
     )
 }

@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     from pipeline.quality import Score
     from pipeline.tasks import AnyTask
 
+# What noise that measuring again did not get rid of does to rules on times: they stay open, or are judged all the same.
+Noise = Literal["refuse", "record"]
+
 
 class ServerConfig(Record):
     """Find the highest rate of requests, one text each, whose `percent` keeps `bound_ms` from the time a request was
@@ -58,8 +61,8 @@ def champion_variant(
     return [] if found is None else [Variant(CHAMPION, target, found.path)]
 
 
-def circumstances(receipt: "Receipt") -> dict[str, Any]:
-    """How it was measured, and by target what makes its times unfit for a verdict."""
+def circumstances(receipt: "Receipt", *, noise: Noise) -> dict[str, Any]:
+    """How it was measured, what noise there was, and by target what makes its times unfit for a verdict."""
     load = receipt.how.load
     return {
         "lengths": list(load.lengths),
@@ -67,7 +70,8 @@ def circumstances(receipt: "Receipt") -> dict[str, Any]:
         "threads": receipt.how.threads,
         "steady": all(warm.steady for v in receipt.variants for runs in v.warm_ups.values() for warm in runs),
         "disturbance": msgspec.to_builtins(receipt.disturbance),
-        "disturbed": {receipt.target: receipt.disturbed} if receipt.disturbed else {},
+        "noise": receipt.disturbed,
+        "disturbed": {receipt.target: receipt.disturbed} if receipt.disturbed and noise == "refuse" else {},
         "attempts": receipt.attempts,
     }
 

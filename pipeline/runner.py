@@ -16,7 +16,7 @@ from pipeline.progress import Console, Reporter, Silent, track_items
 from pipeline.store import trouble_is_transient
 from pipeline.tasking.base import TUNING
 from pipeline.team import Team
-from pipeline.walk import Walk, fresh
+from pipeline.walk import Walk, fresh, is_open
 from pipeline.workspace import Workspace
 
 State = Literal["done", "run", "waits", "stale"]
@@ -47,7 +47,7 @@ def plan(config: RunConfig, workspace: Workspace) -> tuple[Planned, ...]:
                 continue
             key = walk.key(step)
             artifact = workspace.store.get(key)
-            if artifact is not None and fresh(step, artifact):
+            if artifact is not None and fresh(step, artifact) and not is_open(step, artifact):
                 walk.done[step.label] = artifact
                 planned.append(Planned(step, "done", key))
             else:

@@ -48,7 +48,7 @@ class Walk:
 
         Returns by label whether it was made now.
         """
-        missing = self._missing(steps)
+        missing = self._missing(steps, may_run=may_run)
         if missing and not may_run:
             raise BadArtifact(
                 f"{missing[0].label} is not finished, and this stage reads it; run `retort stage {missing[0].label}` "
@@ -56,7 +56,7 @@ class Walk:
             )
         made = self._make(missing, of=steps) if missing else []
         for step in steps:
-            if step.label not in self.done and not self._take(step):
+            if step.label not in self.done and not self._take(step, may_run=False):
                 raise BadArtifact(
                     f"{step.label}: rank 0 has it and process {self.team.rank} does not see it; give them one workspace"
                 )
@@ -65,7 +65,7 @@ class Walk:
     def _team_of(self, step: Step) -> Team:
         return self.team if STAGES[step.stage].teamed else Team()
 
-    def _missing(self, steps: Sequence[Step]) -> list[Step]:
+    def _missing(self, steps: Sequence[Step], *, may_run: bool) -> list[Step]:
         """Those that rank 0 does not find finished. It looks first: what must be fetched to know a key, it fetches."""
         keys = self._team_of(steps[0]).leaders(lambda: {each.label: self.key(each) for each in steps})
         for step in steps:
@@ -73,7 +73,9 @@ class Walk:
                 raise BadArtifact(
                     f"{step.label}: process {self.team.rank} finds other code or inputs than rank 0; give them the same"
                 )
-        found = self._team_of(steps[0]).leaders(lambda: [each.label for each in steps if self._take(each)])
+        found = self._team_of(steps[0]).leaders(
+            lambda: [each.label for each in steps if self._take(each, may_run=may_run)]
+        )
         return [step for step in steps if step.label not in found]
 
     def _make(self, missing: Sequence[Step], *, of: Sequence[Step]) -> list[Step]:
@@ -83,7 +85,7 @@ class Walk:
             for key, label in sorted((self.key(step), step.label) for step in missing) if self.team.leads else ():
                 says = partial(self.reporter.line, f"{label}: {_WAITING}")
                 locks.enter_context(key_lock(self.workspace.root, key, waiting=says))
-            still = self._missing(missing)
+            still = self._missing(missing, may_run=True)
             if still and self.team.leads:
                 self._execute(still, of=of)
             elif still:
@@ -91,9 +93,10 @@ class Walk:
             self._team_of(missing[0]).leaders(lambda: None)  # sealed by now
         return still
 
-    def _take(self, step: Step) -> bool:
+    def _take(self, step: Step, *, may_run: bool) -> bool:
+        """What settles nothing is taken where it may not be made again."""
         artifact = self.workspace.store.get(self.key(step))
-        if artifact is None or not fresh(step, artifact):
+        if artifact is None or not fresh(step, artifact) or (may_run and is_open(step, artifact)):
             return False
         self.done[step.label] = artifact
         return True
@@ -194,3 +197,8 @@ def fresh(step: Step, artifact: Artifact) -> bool:
         return True
     age = datetime.now(UTC) - datetime.fromisoformat(artifact.manifest.finished_at)
     return age.total_seconds() < fresh_for(step.config)
+
+
+def is_open(step: Step, artifact: Artifact) -> bool:
+    """Whether the artifact settles nothing, so that its stage is worth running again."""
+    return STAGES[step.stage].open(artifact.manifest.facts)

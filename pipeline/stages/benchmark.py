@@ -9,7 +9,7 @@ from pydantic import Field
 
 from benchmarks.targets import OrtCpu
 from pipeline.gate_rules import CHAMPION
-from pipeline.measuring import ServerConfig
+from pipeline.measuring import Noise, ServerConfig
 from pipeline.records import Record
 
 if TYPE_CHECKING:
@@ -26,8 +26,10 @@ LONG, SHORT = 64, 16
 
 class BenchmarkConfig(Record):
     """Batch 1 at two input lengths and on texts as they come; pX needs samples * processes * (1 - X) >= 10. Where noise
-    is found it is measured again for `again_s` seconds at most. Older than `max_age_hours` it is measured anew. `torch`
-    is the teacher in PyTorch too, what ONNX is worth without a student. `server` is not asked unless set."""
+    is found it is measured again for `again_s` seconds at most; what is left of it then leaves rules on times open, and
+    the next run measures anew, unless `noise` says that it be recorded only. Older than `max_age_hours` it is measured
+    anew too. `torch` is the teacher in PyTorch, what ONNX is worth without a student. `server` is not asked unless set.
+    """
 
     target: OrtCpu = OrtCpu()
     torch: bool = True
@@ -35,6 +37,7 @@ class BenchmarkConfig(Record):
     real: int = Field(default=200, ge=0)
     processes: int = Field(default=5, ge=1)
     again_s: float = Field(default=60.0, ge=0)
+    noise: Noise = "refuse"
     server: ServerConfig | None = None
     max_age_hours: float = Field(default=24.0, gt=0)
 
@@ -82,7 +85,7 @@ def run(config: BenchmarkConfig, inputs: "Inputs", out: Path, tools: "Tools") ->
         "metric": metric,
         "also": msgspec.to_builtins(also),
         **judging.facts_of(behind),
-        **measuring.circumstances(receipt),
+        **measuring.circumstances(receipt, noise=config.noise),
         "champion": None if source is None else source.identity(tools.cache),
         "test_texts": len(data.test.items),
         "test_texts_also_in_train": data.overlap,

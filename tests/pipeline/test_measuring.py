@@ -1,7 +1,6 @@
 """What the stage and the command share around a session."""
 
 from pathlib import Path
-from typing import Any
 
 import pytest
 from fakes import tiny_bundle
@@ -11,6 +10,7 @@ from receipts import NOISE, receipt
 
 from benchmarks.session import Variant
 from benchmarks.targets import OrtCpu
+from pipeline.champion import Champion
 from pipeline.diagnostics import flips
 from pipeline.errors import BadRequest
 from pipeline.judging import Behind, Comparison
@@ -21,12 +21,11 @@ from serving.registry import Resolved
 FILES = {"kind": "files", "train": "x.csv", "test": "x.csv"}
 
 
-class Registry:
-    """A champion, or none."""
-
-    source = "models:/m@champion"
+class Registry(Champion):
+    """What is fetched from it is here, or there is none."""
 
     def __init__(self, found: Path | None) -> None:
+        super().__init__("m")
         self.found = found
 
     def resolve(self, cache: Path) -> Resolved | None:
@@ -34,9 +33,8 @@ class Registry:
 
 
 def champion(found: Path | None, *, length: int = 16, kind: str = "classification") -> list[Variant]:
-    source: Any = Registry(found)
     task = task_of(kind, data=FILES)
-    return champion_variant(source, OrtCpu(threads=1), task=task, length=length, cache=Path("cache"))
+    return champion_variant(Registry(found), OrtCpu(threads=1), task=task, length=length, cache=Path("cache"))
 
 
 def test_the_champion_is_one_variant_more_on_the_same_target(tmp_path: Path) -> None:
@@ -58,13 +56,18 @@ def test_a_champion_that_cannot_be_compared_is_refused(tmp_path: Path) -> None:
 
 
 def test_circumstances_name_the_target_whose_times_are_unfit() -> None:
-    told = circumstances(receipt(findings=(NOISE,), attempts=4, target="ort-cpu"))
+    told = circumstances(receipt(findings=(NOISE,), attempts=4, target="ort-cpu"), noise="refuse")
     assert told["disturbed"] == {"ort-cpu": receipt(findings=(NOISE,), attempts=4).disturbed}
     assert (told["attempts"], told["lengths"], told["samples"], told["threads"], told["steady"]) == (
         *(4, [16, 64], 500, 1),
         True,
     )
-    assert circumstances(receipt())["disturbed"] == {}
+    assert circumstances(receipt(), noise="refuse")["disturbed"] == {}
+
+
+def test_noise_that_is_recorded_only_leaves_times_fit_for_a_verdict() -> None:
+    told = circumstances(receipt(findings=(NOISE,), attempts=4), noise="record")
+    assert (told["noise"], told["disturbed"]) == (receipt(findings=(NOISE,), attempts=4).disturbed, {})
 
 
 def test_agreement_is_with_the_teacher_and_the_teacher_agrees_with_itself() -> None:

@@ -65,6 +65,7 @@ class FakeText:
 class FakeStage:
     run: Callable[[FakeConfig, Inputs, Path, Tools], dict[str, Any]]
     fresh_for: Callable[[FakeConfig], float] | None = None
+    open: Callable[[Mapping[str, Any]], bool] = lambda facts: bool(facts["noisy"])
     place: Callable[[FakeConfig], str] | None = None
     teamed: bool = False
     libraries: tuple[str, ...] = ()
@@ -99,7 +100,7 @@ def fake_stage(stage: str) -> Callable[[FakeConfig, Inputs, Path, Tools], dict[s
         )
         (out / "out").write_text(f"{stage}:{config.tag}({read})")
         (out / "evidence" / "clock").write_text(str(time.monotonic_ns()))
-        return {"resumed": resumed}
+        return {"resumed": resumed, "noisy": order.exists() and order.read_text() == "disturb"}
 
     return work
 
@@ -192,7 +193,7 @@ def test_a_manifest_says_from_what_by_what_and_where(place: Workspace) -> None:
     assert artifacts["first"].manifest.inputs == {"text": "text"}
     assert (manifest.stage, manifest.label, manifest.key) == ("measure", "measure", artifacts["measure"].path.name)
     assert manifest.config == {"tag": "a", "noise": 0}
-    assert manifest.facts == {"resumed": False}
+    assert manifest.facts["resumed"] is False
     assert set(manifest.versions) == {"torch", "transformers", "tokenizers", "onnx", "onnxruntime"}
     assert {"commit", "dirty"} <= manifest.git.keys()
     assert manifest.machine["cores"] >= 1
@@ -362,6 +363,19 @@ def test_a_follower_works_only_at_what_a_team_makes_and_keeps_no_record(
     found = run(FakeRun(), place, team=Follower(rank=1, size=2))
     assert (list(found), told, executed(place.root)) == (["first"], [], [])
     assert list(place.run_folder("fake").iterdir()) == []
+
+
+def test_a_disturbed_measurement_is_made_again_by_the_next_run_and_read_by_a_stage_alone(place: Workspace) -> None:
+    disturb = order(place, "measure", "disturb")
+    execute(place)
+    assert executed(place.root) == list(LABELS)
+    assert states(place) == dict.fromkeys(LABELS, "done") | {"measure": "stale", "last": "waits"}
+    run(FakeRun(), place, only="last", reporter=Silent())
+    assert executed(place.root) == []
+    disturb.unlink()
+    execute(place)
+    assert executed(place.root) == ["measure"]
+    assert states(place) == ALL_DONE
 
 
 def test_figures_that_grew_old_are_measured_again_and_nothing_else(place: Workspace) -> None:
@@ -545,7 +559,7 @@ def test_a_run_killed_in_a_stage_goes_on_there_and_loses_nothing(place: Workspac
     told.unlink()
     artifacts = execute(place)
     assert executed(place.root) == list(LABELS[len(earlier) :])
-    assert artifacts[stage].manifest.facts == {"resumed": True}  # its checkpoints were still there
+    assert artifacts[stage].manifest.facts["resumed"] is True  # its checkpoints were still there
     assert not (place.root / "checkpoints" / artifacts[stage].path.name).exists()
     assert "half" not in artifacts[stage].manifest.files
     assert [path.name for path in (place.root / "artifacts").glob(".*")] == []
