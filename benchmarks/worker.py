@@ -98,10 +98,13 @@ class QualityResult(msgspec.Struct, frozen=True, tag="quality", forbid_unknown_f
 Tell = Callable[[int, int], None]
 
 
-def measure_latency(job: LatencyJob, *, tell: Tell) -> LatencyResult:
-    """Open, answer once (cold start), warm up at every length, then time all of it as one watched block."""
+def measure_latency(
+    job: LatencyJob, *, tell: Tell, opened: Callable[[Runner], Runner] = lambda it: it
+) -> LatencyResult:
+    """Open, answer once (cold start), warm up at every length, then time all of it as one watched block. `opened` may
+    wrap what was opened."""
     start = time.perf_counter_ns()
-    runner = _open(job)
+    runner = opened(_open(job))
     probed = runner.logits(job.probes[:1])
     cold_start_ms = (time.perf_counter_ns() - start) / 1e6
     probed += runner.logits(job.probes[1:])
