@@ -8,7 +8,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Final, Protocol, TypeVar
+from typing import IO, Any, Final, Generic, NamedTuple, Protocol, TypeVar
 
 import msgspec
 
@@ -16,6 +16,7 @@ from serving.errors import BadArtifact, BadRequest, Failure, Transient
 
 CHECKOUT: Final = Path(__file__).resolve().parents[1]
 LAST_LINES: Final = 6
+GO: Final = b"\n"  # a line on stdin: it is your turn
 _BY_CODE: Final = {kind.exit_code: kind for kind in (BadRequest, BadArtifact, Transient)}
 _Result = TypeVar("_Result")
 
@@ -32,6 +33,82 @@ class _Progress(msgspec.Struct):
     total: int
 
 
+class _Files(NamedTuple):
+    job: Path
+    result: Path
+    errors: Path
+
+
+class Child(Generic[_Result]):
+    """A process that measures, and says after each step how many requests it has done; closed, it is ended."""
+
+    def __init__(self, job: Job, process: subprocess.Popen[bytes], files: _Files, result_type: type[_Result]) -> None:
+        self._job, self._process, self._files, self._result_type = job, process, files, result_type
+
+    def counts(self) -> Iterator[int]:
+        """The requests done so far, each time it says so, until it ends."""
+        assert self._process.stdout is not None
+        for line in self._process.stdout:
+            yield msgspec.json.decode(line, type=_Progress).done
+
+    def ready(self) -> int:
+        """Wait until it says so once more."""
+        for done in self.counts():
+            return done
+        raise self._failure()
+
+    def turn(self) -> None:
+        """Let it go on."""
+        assert self._process.stdin is not None
+        try:
+            self._process.stdin.write(GO)
+            self._process.stdin.flush()
+        except BrokenPipeError:
+            raise self._failure() from None
+
+    def step(self) -> None:
+        """A turn that is not the last one; returns when it is over."""
+        self.turn()
+        self.ready()
+
+    def last(self) -> _Result:
+        """Its last turn."""
+        self.turn()
+        return self.result()
+
+    def result(self) -> _Result:
+        """Wait for its end, and read what it found.
+
+        Raises:
+            Failure: it died; the message names the variant, the exit code and its last lines. An expected failure of
+                the child is raised as what it was (BadArtifact and so on).
+        """
+        if self._process.wait() or not self._files.result.is_file():
+            raise self._failure()
+        return msgspec.json.decode(self._files.result.read_bytes(), type=self._result_type)
+
+    def kill(self) -> None:
+        self._process.kill()
+
+    def _failure(self) -> Failure:
+        told = self._files.errors.read_text(encoding="utf-8", errors="replace")
+        return _failure(self._job.variant, self._process.wait(), stderr=told)
+
+
+@contextmanager
+def child(
+    job: Job, *, result_type: type[_Result], threads: int, module: str, turns: bool = False
+) -> Iterator[Child[_Result]]:
+    """Start `module` on the job; ended when the parent leaves early (an error, an interrupt). With `turns` it waits for
+    `Child.turn`, and ends when nobody can tell it any more."""
+    with tempfile.TemporaryDirectory(prefix="retort-measure-") as folder:
+        files = _Files(*(Path(folder) / name for name in ("job.json", "result.json", "stderr.txt")))
+        files.job.write_bytes(msgspec.json.encode(job))
+        stdin = subprocess.PIPE if turns else subprocess.DEVNULL
+        with files.errors.open("wb") as stderr, _process(_command(module, threads), files, stdin, stderr) as process:
+            yield Child(job, process, files, result_type)
+
+
 def run_child(
     job: Job,
     *,
@@ -41,36 +118,33 @@ def run_child(
     module: str = "benchmarks.worker",
     limit_s: float | None = None,
 ) -> _Result:
-    """Measure in a process of its own; `tell` gets the count of requests done so far. After `limit_s` it is killed.
+    """Measure in a process of its own, from start to end; `tell` gets the count of requests done so far. After
+    `limit_s` it is killed.
 
     Raises:
-        Failure: the child died; the message names the variant, the exit code and its last lines. An expected failure of
-            the child is raised as what it was (BadArtifact and so on).
+        Failure: as `Child.result`, or it was not done in time.
     """
-    with tempfile.TemporaryDirectory(prefix="retort-measure-") as folder:
-        job_file, result_file, errors = (Path(folder) / name for name in ("job.json", "result.json", "stderr.txt"))
-        job_file.write_bytes(msgspec.json.encode(job))
-        with errors.open("wb") as stderr, _child(_command(module, threads), job_file, result_file, stderr) as process:
-            assert process.stdout is not None
-            with _ended_after(limit_s, process) as ended:
-                for line in process.stdout:
-                    tell(msgspec.json.decode(line, type=_Progress).done)
-                code = process.wait()
-        if ended.is_set():
-            raise Failure(f"measuring {job.variant}: the process was not done within {limit_s:g} s and was ended")
-        if code or not result_file.is_file():
-            raise _failure(job.variant, code, stderr=errors.read_text(encoding="utf-8", errors="replace"))
-        return msgspec.json.decode(result_file.read_bytes(), type=result_type)
+    started = child(job, result_type=result_type, threads=threads, module=module)
+    with started as one, _ended_after(limit_s, one) as ended:
+        for done in one.counts():
+            tell(done)
+        try:
+            return one.result()
+        except Failure:
+            if not ended.is_set():
+                raise
+            told = f"measuring {job.variant}: the process was not done within {limit_s:g} s and was ended"
+            raise Failure(told) from None
 
 
 @contextmanager
-def _ended_after(limit_s: float | None, process: subprocess.Popen[bytes]) -> Iterator[threading.Event]:
+def _ended_after(limit_s: float | None, one: Child[Any]) -> Iterator[threading.Event]:
     """The event is set when the process was killed for its time."""
     ended = threading.Event()
 
     def end() -> None:
         ended.set()
-        process.kill()
+        one.kill()
 
     timer = threading.Timer(limit_s or 0, end)
     if limit_s is not None:
@@ -88,20 +162,19 @@ def _command(module: str, threads: int) -> list[str]:
 
 
 @contextmanager
-def _child(
-    command: list[str], job_file: Path, result_file: Path, stderr: IO[bytes]
-) -> Iterator[subprocess.Popen[bytes]]:
-    """The process, killed when the parent leaves early (an error, an interrupt)."""
-    arguments = [*command, str(job_file), str(result_file)]
-    process = subprocess.Popen(arguments, cwd=CHECKOUT, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=stderr)
+def _process(command: list[str], files: _Files, stdin: int, stderr: IO[bytes]) -> Iterator[subprocess.Popen[bytes]]:
+    """The process, killed when the parent leaves early."""
+    arguments = [*command, str(files.job), str(files.result)]
+    process = subprocess.Popen(arguments, cwd=CHECKOUT, stdin=stdin, stdout=subprocess.PIPE, stderr=stderr)
     try:
         yield process
     finally:
         if process.poll() is None:
             process.kill()
         process.wait()
-        if process.stdout:
-            process.stdout.close()
+        for pipe in (process.stdin, process.stdout):
+            if pipe:
+                pipe.close()
 
 
 def _failure(variant: str, code: int, *, stderr: str) -> Failure:

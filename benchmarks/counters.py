@@ -1,4 +1,4 @@
-"""The counters that `noise.Watch` reads around a timed block, and its calibration kernel.
+"""The counters that `readings.Watch` reads around a timed block, and its calibration kernel.
 
 Everything that the kernel tells is read from files under `root`, so that a test injects a machine by writing files.
 """

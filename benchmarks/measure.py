@@ -81,7 +81,7 @@ def sample(
     series: dict[str, list[int]] = {name: [] for name in (*steps, TOTAL)}
     recorded = tuple((step, series[name].append) for name, step in steps.items())
     record_total = series[TOTAL].append
-    with _no_garbage_collection():
+    with no_garbage_collection():
         for value in islice(cycle(inputs), n):
             start = before = clock()
             for step, record in recorded:
@@ -128,12 +128,14 @@ def _durations_ns(call: Callable[[], object], *, times: int, clock: Clock) -> li
 
 
 @contextmanager
-def _no_garbage_collection() -> Iterator[None]:
+def no_garbage_collection() -> Iterator[None]:
+    """Once around many calls of `sample`, or by itself around each."""
+    if not gc.isenabled():
+        yield
+        return
     gc.collect()
-    enabled = gc.isenabled()
     gc.disable()
     try:
         yield
     finally:
-        if enabled:
-            gc.enable()
+        gc.enable()

@@ -1,21 +1,19 @@
 """What disturbed a measurement: readings taken around each process's timed block, and what is found in them.
 
-`Watch` reads, in the process that is measured. `findings` judges and is pure; a session with any finding gives no
-verdict on times. Each bound stands below with its reason: it lies between what an idle machine shows (the highest
+readings.py takes them, in the process that is measured. `findings` judges and is pure; a session with any finding gives
+no verdict on times. Each bound stands below with its reason: it lies between what an idle machine shows (the highest
 reading of the sessions recorded in docs/log.md) and what the mildest disturbance that matters would.
 """
 
-import time
 from collections.abc import Iterator, Sequence
 from math import sqrt
-from pathlib import Path
 from statistics import median, median_low
 from typing import Final, Literal, NamedTuple
 
 import msgspec
 
-from benchmarks.counters import Clock, Counters, calibrate, read_counters
-from benchmarks.machine import HERE, UNKNOWN, Machine, affinity
+from benchmarks.machine import UNKNOWN, Machine
+from benchmarks.readings import Readings
 from benchmarks.series import autocorrelation, modes, phases
 
 Kind = Literal["calibration", "steal", "throttling", "preempted", "others", "autocorrelation", "bimodality"]
@@ -36,24 +34,6 @@ TICKS_S: Final = 0.02  # what two readings of /proc/stat may be off by: a tick o
 FEWEST: Final = 50  # samples; fewer have no shape to judge
 
 
-class Readings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """One process's timed block; what cannot be read here is None (see `unknown`).
-
-    `calibration_ns` are runs of a fixed kernel before and after it, `preempted` counts involuntary switches, `seconds`
-    is the wall time, `cpu_seconds` what the process itself computed, over all its threads. Of the cores to which it was
-    pinned, `steal_ms` went to other machines of the host, and `others_busy` is the share that other processes and the
-    system took.
-    """
-
-    calibration_ns: tuple[tuple[int, ...], tuple[int, ...]]
-    preempted: int
-    seconds: float
-    cpu_seconds: float
-    steal_ms: int | None
-    throttled_periods: int | None
-    others_busy: float | None
-
-
 class Finding(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """One thing that disturbed one process (counted from 0): `value` lies above `bound`; `told` says it in a sentence.
 
@@ -67,45 +47,6 @@ class Finding(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     value: float
     bound: float
     told: str
-
-
-class Watch:
-    """Takes the readings of one block in this process: `start()`, the block, `stop()`.
-
-    The kernel runs outside the block: what it costs is in no reading. `clock` and `cpu_clock` give nanoseconds (of the
-    wall; of this process on all its threads); `cores` are the pinned ones, by default those allowed at the start.
-    """
-
-    def __init__(
-        self,
-        *,
-        clock: Clock = time.perf_counter_ns,
-        cpu_clock: Clock = time.process_time_ns,
-        root: Path = HERE,
-        cores: Sequence[int] = (),
-    ) -> None:
-        self._clock, self._cpu_clock, self._root, self._cores = clock, cpu_clock, root, tuple(cores)
-        self._begun: tuple[tuple[int, ...], Counters] | None = None
-
-    def start(self) -> None:
-        self._cores = self._cores or affinity()
-        self._begun = calibrate(self._clock), self._count()
-
-    def stop(self) -> Readings:
-        assert self._begun is not None, "start() comes before stop()"
-        now, (before_ns, then) = self._count(), self._begun
-        return Readings(
-            calibration_ns=(before_ns, calibrate(self._clock)),
-            preempted=now.preempted - then.preempted,
-            seconds=(now.wall_ns - then.wall_ns) / 1e9,
-            cpu_seconds=(now.cpu_ns - then.cpu_ns) / 1e9,
-            steal_ms=_steal_ms(then, now),
-            throttled_periods=_throttled_periods(then, now),
-            others_busy=_others_busy(then, now, cores=len(self._cores)),
-        )
-
-    def _count(self) -> Counters:
-        return read_counters(self._cores, clock=self._clock, cpu_clock=self._cpu_clock, root=self._root)
 
 
 def findings(variant: str, readings: Sequence[Readings], samples_ns: Sequence[Sequence[int]]) -> tuple[Finding, ...]:
@@ -182,17 +123,17 @@ def _calibration(each: Readings, usual_ns: float) -> _Look:
 
 def _counted(each: Readings) -> Iterator[_Look]:
     """What the counters say, in shares and rates of the block's time."""
-    seconds = max(each.seconds, 1e-9)
+    seconds, span = max(each.seconds, 1e-9), max(each.span_seconds, 1e-9)
     if each.steal_ms is not None:
-        share = each.steal_ms / 1e3 / seconds
+        share = each.steal_ms / 1e3 / span
         told = f"{share:.1%} of a core's time went to other machines of the same host"
-        yield _Look("steal", share, STEAL + TICKS_S / seconds, told)
+        yield _Look("steal", share, STEAL + TICKS_S / span, told)
     if each.throttled_periods is not None:
         told = f"its CPU quota stopped it in {each.throttled_periods} periods: give it whole cores or fewer threads"
         yield _Look("throttling", each.throttled_periods, THROTTLED, told)
     if each.others_busy is not None:
         told = f"other processes took {each.others_busy:.1%} of the pinned cores' time"
-        yield _Look("others", each.others_busy, OTHERS + TICKS_S / seconds, told)
+        yield _Look("others", each.others_busy, OTHERS + TICKS_S / span, told)
     rate = each.preempted / seconds
     told = f"it had to leave its core {rate:.0f} times a second"
     yield _Look("preempted", rate, PREEMPTED_PER_S + PREEMPTED_FREE / seconds, told)
@@ -220,24 +161,3 @@ def _for_fewer(bound: float, samples: Sequence[int]) -> float:
 
 def _block_ns(runs: Sequence[int]) -> float:
     return median(runs)
-
-
-def _steal_ms(then: Counters, now: Counters) -> int | None:
-    """A counter that has stood at zero since boot is no reading: many hypervisors never tell."""
-    if then.cores is None or now.cores is None or now.cores.steal_ms == 0:
-        return None
-    return now.cores.steal_ms - then.cores.steal_ms
-
-
-def _throttled_periods(then: Counters, now: Counters) -> int | None:
-    if then.throttled_periods is None or now.throttled_periods is None:
-        return None
-    return now.throttled_periods - then.throttled_periods
-
-
-def _others_busy(then: Counters, now: Counters, *, cores: int) -> float | None:
-    if then.cores is None or now.cores is None:
-        return None
-    others_ms = now.cores.busy_ms - then.cores.busy_ms - (now.cpu_ns - then.cpu_ns) / 1e6
-    all_ms = cores * (now.wall_ns - then.wall_ns) / 1e6
-    return max(0.0, others_ms / all_ms) if all_ms else None

@@ -7,9 +7,11 @@ from pathlib import Path
 
 from benchmarks.lengths import exact_length_items, read_tokenizer, real_items
 from benchmarks.machine import affinity
+from benchmarks.pinning import pin
 from benchmarks.receipt import How, Load
 from benchmarks.targets import Target
-from benchmarks.worker import LatencyJob, QualityJob, pin
+from benchmarks.turns import parts
+from benchmarks.worker import LatencyJob, QualityJob
 from serving.bundle import Item, TaskKind
 from serving.errors import BadRequest
 
@@ -64,6 +66,11 @@ class SessionPlan:
             n=n,
             real=_part(self.real, repeat, n=self.load.real, of=self.load.real),
         )
+
+    @property
+    def turns(self) -> int:
+        """In how many a process times its requests."""
+        return len(parts(self.load.n, self.load.lengths, real=len(self.real) and self.load.real))
 
     def tell(self, what: str) -> Callable[[int], None]:
         """Turn a child's "so many done in all" into steps."""

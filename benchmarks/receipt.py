@@ -10,9 +10,10 @@ import msgspec
 from benchmarks.invariance import Invariance
 from benchmarks.machine import Disturbance, Machine
 from benchmarks.measure import Latency, WarmUp
-from benchmarks.noise import Finding, Readings
+from benchmarks.noise import Finding
 from benchmarks.openloop.results import ServerResult
 from benchmarks.outputs import Floats, read_outputs
+from benchmarks.readings import Readings
 from benchmarks.targets import Facts
 from serving.errors import BadArtifact
 

@@ -1,28 +1,32 @@
 """A measuring session: every variant in processes of its own, interleaved, on the same cores, inputs and threads.
 
-First each variant's raw outputs on all items (what the gate judges), then latency in the order A B C D, D C B A, ... so
-that a machine that slows down over the session slows every variant alike. The process that is timed must give the gated
-outputs. A repeat in which noise was found is measured again, with all its variants, up to a budget; what is still
-disturbed then is told as it is.
+First each variant's raw outputs on all items (what the gate judges), then latency, the processes of a repeat in turns
+of a few requests (turns.py), so that what slows the machine slows every variant alike. The process that is timed must
+give the gated outputs. A repeat in which noise was found is measured again, with all its variants, up to a budget; what
+is still disturbed then is told as it is.
 """
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 
 from msgspec.structs import replace
 
-from benchmarks.children import run_child
+from benchmarks.children import Child, child, run_child
 from benchmarks.collect import Kept, Repeat, collect, keep, missing, require_finite, require_same
 from benchmarks.machine import disturbance, read
 from benchmarks.noise import unknown
 from benchmarks.openloop.results import ServerResult
 from benchmarks.outputs import read_outputs
+from benchmarks.pinning import unpinned
 from benchmarks.plan import Progress, SessionPlan, Variant, logits_file, plan_session
+from benchmarks.readings import without_each_other
 from benchmarks.receipt import Load, Receipt, sealed, write_receipt
-from benchmarks.worker import LatencyResult, QualityResult, unpinned
+from benchmarks.turns import take_turns
+from benchmarks.worker import LatencyResult, QualityResult
 from serving.bundle import Item, TaskKind
 
 __all__ = ["Progress", "Serve", "SessionPlan", "Variant", "interleaved", "run_session"]
@@ -119,18 +123,35 @@ class _Timing:
     order: list[str] = field(default_factory=list)
 
     def repeat(self, number: int) -> Repeat:
-        return {variant.name: self._timed(variant, number) for variant in _turn(self.plan.variants, number)}
+        """All variants' processes at once: opened one after the other, then in turns of a few requests."""
+        plan, variants = self.plan, _turn(self.plan.variants, number)
+        with ExitStack() as stack:
+            children = {each.name: stack.enter_context(self._opened(each, number)) for each in variants}
+            take_turns([one.step for one in children.values()], times=1 + plan.turns)
+            results = {name: one.last() for name, one in children.items()}
+        readings = without_each_other({k: each.readings for k, each in results.items()}, cores=len(plan.cores))
+        return {v.name: self._checked(v, number, replace(results[v.name], readings=readings[v.name])) for v in variants}
 
-    def _timed(self, variant: Variant, number: int) -> LatencyResult:
+    @contextmanager
+    def _opened(self, variant: Variant, number: int) -> Iterator[Child[LatencyResult]]:
+        self._tell(variant, number)(0)
+        job, threads = self.plan.latency_job(variant, repeat=number), self.plan.threads
+        with child(job, result_type=LatencyResult, threads=threads, module=self.worker, turns=True) as one:
+            one.ready()
+            yield one
+
+    def _checked(self, variant: Variant, number: int, result: LatencyResult) -> LatencyResult:
         plan = self.plan
-        count = f"of {plan.load.processes}" if number < plan.load.processes else "(another was disturbed)"
-        tell = plan.tell(f"latency of {variant.name}, process {number + 1} {count}")
-        job = plan.latency_job(variant, repeat=number)
-        result = run_child(job, result_type=LatencyResult, threads=plan.threads, tell=tell, module=self.worker)
         gated = read_outputs(plan.out / logits_file(variant))[: plan.load.probes]
         require_same(result, self.quality[variant.name], gated=gated, tolerance=plan.load.probe_tolerance)
         self.order.append(variant.name)
+        self._tell(variant, number)(plan.load.requests_a_process)
         return result
+
+    def _tell(self, variant: Variant, number: int) -> Callable[[int], None]:
+        wanted = self.plan.load.processes
+        count = f"of {wanted}" if number < wanted else "(another was disturbed)"
+        return self.plan.tell(f"latency of {variant.name}, process {number + 1} {count}")
 
 
 def _measure_quality(plan: SessionPlan, variant: Variant, worker: str) -> QualityResult:

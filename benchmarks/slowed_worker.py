@@ -11,6 +11,7 @@ from functools import partial
 from typing import Any, Final
 
 from benchmarks.targets import Runner
+from benchmarks.turns import await_turn
 from benchmarks.worker import (
     Job,
     LatencyJob,
@@ -51,7 +52,7 @@ class Slowed:
 def measure(job: Job) -> LatencyResult | QualityResult:
     if not isinstance(job, LatencyJob):
         return measure_quality(job, tell=told)
-    timed = partial(measure_latency, job, tell=told)
+    timed = partial(measure_latency, job, tell=told, turn=await_turn)
     return timed(opened=Slowed) if job.variant == SLOWED else timed()
 
 

@@ -6,7 +6,6 @@ exit code.
 """
 
 import errno
-import os
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -19,14 +18,16 @@ import msgspec
 
 from benchmarks.invariance import ITEMS as INVARIANCE_ITEMS
 from benchmarks.invariance import Invariance
-from benchmarks.measure import Step, WarmUp, sample, warm_up
+from benchmarks.measure import TOTAL, Step, WarmUp, no_garbage_collection, sample, warm_up
 from benchmarks.memory import memory
-from benchmarks.noise import Readings, Watch
 from benchmarks.outputs import Floats, write_outputs
+from benchmarks.pinning import pin
+from benchmarks.readings import Readings, Watch
 from benchmarks.targets import TARGET, Facts, Runner
+from benchmarks.turns import REAL, SETTLE, Turn, await_turn, parts
 from serving.answers import probabilities
 from serving.bundle import Item, TaskKind
-from serving.errors import BadArtifact, BadRequest, Failure, Transient
+from serving.errors import BadArtifact, Failure, Transient
 
 _CHUNK = 16  # items between two looks at the clock
 _TELL_EVERY_S = 0.25
@@ -96,29 +97,23 @@ class QualityResult(msgspec.Struct, frozen=True, tag="quality", forbid_unknown_f
 
 
 Tell = Callable[[int, int], None]
+Series = dict[str, list[int]]  # nanoseconds per step, and for the whole request
 
 
 def measure_latency(
-    job: LatencyJob, *, tell: Tell, opened: Callable[[Runner], Runner] = lambda it: it
+    job: LatencyJob, *, tell: Tell, turn: Turn = lambda: None, opened: Callable[[Runner], Runner] = lambda it: it
 ) -> LatencyResult:
-    """Open, answer once (cold start), warm up at every length, then time all of it as one watched block. `opened` may
-    wrap what was opened."""
+    """Open, answer once (cold start) and warm up at every length; then, a turn at a time, start to watch, time each of
+    `turns.parts`, and stop. `turn` waits for ours, `opened` may wrap what was opened."""
     start = time.perf_counter_ns()
     runner = opened(_open(job))
     probed = runner.logits(job.probes[:1])
     cold_start_ms = (time.perf_counter_ns() - start) / 1e6
     probed += runner.logits(job.probes[1:])
-    score: Step = partial(probabilities, task=job.task)
-    steps: dict[str, Step] = {"tokenize": runner.encode, "infer": runner.infer, "score": score}
     warm_ups = {length: _warm_up(runner, items, job=job, length=length) for length, items in job.buckets.items()}
     _see_every_length(runner, job.real)
-    watch = Watch()
-    watch.start()
-    timed = {length: sample(steps, items, n=job.n) for length, items in job.buckets.items()}
-    real_ns = sample(steps, job.real, n=len(job.real))
-    readings, resident = watch.stop(), memory()
-    total = len(job.buckets) * job.n + len(job.real)
-    tell(total, total)  # not before: the parent would wake beside what is timed
+    samples_ns, readings = _in_turns(runner, job, tell=tell, turn=turn)
+    resident = memory()
     return LatencyResult(
         variant=job.variant,
         facts=runner.facts,
@@ -126,10 +121,41 @@ def measure_latency(
         peak_mb=resident.peak_mb,
         rss_mb=resident.rss_mb,
         readings=readings,
-        buckets={length: Bucket(warm_ups[length], samples_ns) for length, samples_ns in timed.items()},
-        real_ns=real_ns,
+        buckets={length: Bucket(warm_ups[length], samples_ns[length]) for length in job.buckets},
+        real_ns=samples_ns[REAL],
         probe_logits=[output.ravel().tolist() for output in probed],
     )
+
+
+def _in_turns(runner: Runner, job: LatencyJob, *, tell: Tell, turn: Turn) -> tuple[dict[int, Series], Readings]:
+    """The samples by length, and what there was to be read meanwhile. What ends a turn is the word to the parent, who
+    would wake beside what is timed."""
+    score: Step = partial(probabilities, task=job.task)
+    steps: dict[str, Step] = {"tokenize": runner.encode, "infer": runner.infer, "score": score}
+    items = {**job.buckets, REAL: job.real}
+    found: dict[int, Series] = {length: {name: [] for name in (*steps, TOTAL)} for length in items}
+    watch, done, total = Watch(), 0, len(job.buckets) * job.n + len(job.real)
+    tell(done, total)
+    turn()
+    watch.start()
+    with no_garbage_collection():
+        for part in parts(job.n, tuple(job.buckets), real=len(job.real)):
+            tell(done, total)
+            turn()
+            with watch.active():
+                mine = items[part.length]
+                sample(steps, _cyclic(mine, part.start - SETTLE, part.start), n=SETTLE)
+                timed = sample(steps, _cyclic(mine, part.start, part.stop), n=part.stop - part.start)
+            for name, samples in timed.items():
+                found[part.length][name] += samples
+            done += part.stop - part.start
+    tell(done, total)
+    turn()
+    return found, watch.stop()
+
+
+def _cyclic(items: Sequence[Item], start: int, stop: int) -> list[Item]:
+    return [items[i % len(items)] for i in range(start, stop)]
 
 
 def measure_quality(job: QualityJob, *, tell: Tell) -> QualityResult:
@@ -180,31 +206,6 @@ def _see_every_length(runner: Runner, items: Sequence[Item]) -> None:
         runner.infer(one)
 
 
-def pin(cores: Sequence[int]) -> None:
-    """Stay on these cores; libraries that are opened later size their pools and inherit the affinity. Where the system
-    knows no affinity nothing is done, and the receipt says so.
-
-    Raises:
-        BadRequest: this process may not be pinned.
-    """
-    if not cores or not hasattr(os, "sched_setaffinity"):
-        return
-    try:
-        os.sched_setaffinity(0, cores)
-    except OSError as error:
-        raise BadRequest(
-            f"cannot pin to core {', '.join(map(str, cores))} (sched_setaffinity: {error.strerror}), and times of a "
-            "process that wanders between cores are not reported: allow that system call (in a container: its seccomp "
-            "profile), or measure where it is allowed"
-        ) from error
-
-
-def unpinned() -> tuple[str, ...]:
-    """What a receipt says where the system knows no affinity."""
-    told = "processes cannot be pinned to cores here: they may have wandered"
-    return () if hasattr(os, "sched_setaffinity") else (told,)
-
-
 def child_main(arguments: Sequence[str], job_type: Any, measure: Callable[[Any], Any]) -> int:
     """Read a job, pin this process to its cores, write what `measure` finds; the exit code."""
     job_file, result_file = map(Path, arguments)
@@ -228,7 +229,9 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def _measure(job: Job) -> LatencyResult | QualityResult:
-    return measure_latency(job, tell=tell) if isinstance(job, LatencyJob) else measure_quality(job, tell=tell)
+    if isinstance(job, LatencyJob):
+        return measure_latency(job, tell=tell, turn=await_turn)
+    return measure_quality(job, tell=tell)
 
 
 def tell(done: int, total: int) -> None:

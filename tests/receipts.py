@@ -10,8 +10,9 @@ from benchmarks.figures import timed_figures
 from benchmarks.invariance import Invariance
 from benchmarks.machine import Disturbance, Machine
 from benchmarks.measure import TOTAL, WarmUp, summarize
-from benchmarks.noise import Finding, Readings
+from benchmarks.noise import Finding
 from benchmarks.openloop.results import Rate, ServerResult
+from benchmarks.readings import Readings
 from benchmarks.receipt import How, Load, Measured, Receipt, sealed
 from benchmarks.targets import Facts
 
@@ -37,6 +38,7 @@ READINGS = Readings(
     calibration_ns=((1000, 1010, 1005), (1010, 1000, 1010)),
     preempted=3,
     seconds=2.0,
+    span_seconds=6.0,
     cpu_seconds=2.0,
     steal_ms=10,
     throttled_periods=None,

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Final
 
 from benchmarks.children import CHECKOUT, LAST_LINES
-from benchmarks.worker import pin
+from benchmarks.pinning import pin
 from serving.errors import BadArtifact, BadRequest, Failure, Transient
 
 _BY_CODE: Final = {kind.exit_code: kind for kind in (BadRequest, BadArtifact, Transient)}

@@ -8,7 +8,8 @@ import pytest
 
 from benchmarks import noise
 from benchmarks.machine import Machine
-from benchmarks.noise import Finding, Readings, findings, reading_findings, sample_findings, unknown
+from benchmarks.noise import Finding, findings, reading_findings, sample_findings, unknown
+from benchmarks.readings import Readings
 
 QUIET = Readings(
     calibration_ns=((500_000,) * 20, (500_000,) * 20),

@@ -13,10 +13,10 @@ import numpy as np
 import pytest
 from fakes import expected_logits, tiny_bundle
 
-from benchmarks import worker
+from benchmarks import pinning, worker
 from benchmarks.measure import sample
-from benchmarks.noise import Readings, Watch
 from benchmarks.outputs import read_outputs
+from benchmarks.readings import Readings, Watch
 from benchmarks.worker import LatencyJob, LatencyResult, QualityJob
 from serving.answers import probabilities
 from serving.bundle import Bundle, Item, TaskKind
@@ -249,10 +249,10 @@ def test_a_process_that_may_not_be_pinned_measures_nothing(
 
 def test_where_the_system_knows_no_affinity_nothing_is_pinned_and_it_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delattr(os, "sched_setaffinity", raising=False)
-    worker.pin((0, 1))
-    assert worker.unpinned() == ("processes cannot be pinned to cores here: they may have wandered",)
+    pinning.pin((0, 1))
+    assert pinning.unpinned() == ("processes cannot be pinned to cores here: they may have wandered",)
     monkeypatch.setattr(os, "sched_setaffinity", print, raising=False)
-    assert worker.unpinned() == ()
+    assert pinning.unpinned() == ()
 
 
 def test_importing_the_measuring_half_loads_no_heavy_library() -> None:

@@ -11,13 +11,14 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from benchmarks.noise import Readings, Watch, reading_findings
+from benchmarks.noise import reading_findings
+from benchmarks.readings import Readings, Watch
 
 ROOT = Path(__file__).resolve().parents[2]
 BLOCK = """
 import os, sys, time
 import msgspec
-from benchmarks.noise import Watch
+from benchmarks.readings import Watch
 
 os.sched_setaffinity(0, {int(sys.argv[1])})
 sys.stdin.readline()
