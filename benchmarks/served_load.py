@@ -8,8 +8,7 @@ from benchmarks.openloop.results import Scenario, ServerResult
 from benchmarks.openloop.scenarios import load_bundle, load_engine, split_cores
 from benchmarks.plan import SessionPlan, Variant
 from benchmarks.session import Serve
-
-SERVED = "ort-cpu"  # the target whose bundles the server runs as they are
+from benchmarks.targets import SERVED
 
 
 def server_scenario(scenario: Scenario, asked: openloop.Plan) -> Serve:

@@ -1,4 +1,5 @@
-"""EXTENSION POINT: what can be measured. A target is a class with `kind` and `open`, its name in `Target` at the foot.
+"""EXTENSION POINT: what can be measured. A target is a class with `kind` and `open`, its name in the unions at the
+foot.
 
 A target says how a variant's folder is run: `missing` what this machine lacks for it, `open` loads it and returns a
 `Runner`. Libraries are imported inside these, so that naming a target costs nothing and a child process holds only the
@@ -11,7 +12,7 @@ import importlib.util
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, Protocol
 
 import msgspec
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     Floats = npt.NDArray[np.float32]
 
 _CUDA = ("CUDAExecutionProvider", "CPUExecutionProvider")  # what CUDA does not compute, the shapes, the CPU does
+SERVED: Final = "ort-cpu"  # the kind of target whose bundles the server runs as they are
 
 
 class Facts(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -192,5 +194,6 @@ def megabytes(path: Path) -> float:
     return path.stat().st_size / 1e6
 
 
+BundleTarget = Annotated[OrtCpu | OrtCuda | OpenVino, Field(discriminator="kind")]  # of bundles; torch runs folders
 Target = Annotated[OrtCpu | OrtCuda | OpenVino | Torch, Field(discriminator="kind")]
 TARGET: TypeAdapter[OrtCpu | OrtCuda | OpenVino | Torch] = TypeAdapter(Target)

@@ -1,20 +1,14 @@
-"""Find the best way to run a bundle on this machine, and leave it where the server looks:
-
-    python -m benchmarks.tune BUNDLE --texts FILE.txt [--bound-ms 25] [--items 1] [--target here] [--out FOLDER]
+"""Find the best way to run a bundle on this machine, and leave it where the server looks: what `retort tune` does.
 
 Every setting of the sweep (sweep.py) is loaded in a process of its own and offered requests in an open loop. The winner
 goes to `tuning@TARGET.json` beside the bundle's core, where a server on the same kind of machine finds it; the bundle's
-digest does not change. FILE.txt has a text a line, as requests will hold them (of pairs: two, with a tab between).
-
-For people: what each setting earned; the last line is JSON: the tuning.
+digest does not change.
 """
 
-import argparse
-import sys
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import msgspec
 
@@ -28,9 +22,12 @@ from benchmarks.sweep import Measure, Tell, sweep, winner
 from serving.bundle import Bundle, Item, read_bundle
 from serving.cpu import usable_threads
 from serving.engine import Engine
-from serving.errors import BadRequest, Failure
+from serving.errors import BadRequest
 from serving.instances import require_invariance
-from serving.tuning import Earned, Setting, Together, Tuning, write_tuning
+from serving.tuning import Earned, Setting, Together, Tuning, tuning_file, write_tuning
+
+if TYPE_CHECKING:
+    from rich.table import Table
 
 STEP_SEAL: Final = "manifest.json"
 PLAN: Final = Plan(bound_ms=25.0, seconds=3.0, steps=8)
@@ -44,22 +41,27 @@ def tune(
     target: str = "here",
     out: Path | None = None,
     queue: int = QUEUE,
+    threads: int | None = None,
     tell: Tell = lambda _: None,
 ) -> Tuning:
-    """Sweep `bundle` here with `requests` in turn, each setting in a process of its own, and write the tuning into
-    `out` (by default the bundle's folder).
+    """Sweep `bundle` here with `requests` in turn, each setting in a process of its own and with at most `threads`
+    (None: all there are), and write the tuning into `out` (by default the bundle's folder).
 
     Raises:
-        BadRequest: no requests, a plan that cannot be carried out, no setting keeps its bound, or `out` is sealed.
+        BadRequest: no requests, a plan that cannot be carried out, a target whose name makes no file name, no setting
+            keeps the bound, or `out` is sealed or cannot be made.
         BadArtifact: not a bundle, or not fit for this machine; or the tuning cannot be written.
     """
     if not requests or not all(requests):
         raise BadRequest(f"a sweep needs requests of one item or more: got {len(requests)}; give it texts")
     plan.require()
+    tuning_file(target)
     _require_unsealed(out or bundle)
+    if out is not None:
+        _make(out)
     started, sealed = datetime.now(UTC).isoformat(timespec="seconds"), read_bundle(bundle)
     measure = _in_processes(sealed, requests, plan=plan, queue=queue)
-    earned = sweep(usable_threads(), measure, items_per_request=max(map(len, requests)), tell=tell)
+    earned = sweep(threads or usable_threads(), measure, items_per_request=max(map(len, requests)), tell=tell)
     tuning = Tuning(
         bundle=sealed.digest,
         machine=identity(),
@@ -82,6 +84,13 @@ def _require_unsealed(folder: Path) -> None:
             f"{folder} is part of a sealed step, which one file more would break; copy the bundle and sweep the copy, "
             "or name another folder with --out"
         )
+
+
+def _make(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise BadRequest(f"--out {folder} cannot be made ({error.strerror}); name another folder") from error
 
 
 def _in_processes(bundle: Bundle, requests: Sequence[Sequence[Item]], *, plan: Plan, queue: int) -> Measure:
@@ -110,7 +119,8 @@ def _in_processes(bundle: Bundle, requests: Sequence[Sequence[Item]], *, plan: P
 
 
 def read_requests(texts: Path, *, items: int) -> tuple[tuple[Item, ...], ...]:
-    """The lines of a file as requests of `items` each; what is left over at the end is dropped.
+    """The lines of a file, of pairs two texts with a tab between, as requests of `items` each; what is left over at the
+    end is dropped.
 
     Raises:
         BadRequest: no such file, or too few lines for one request.
@@ -125,35 +135,27 @@ def read_requests(texts: Path, *, items: int) -> tuple[tuple[Item, ...], ...]:
 
 def told(earned: Earned) -> str:
     """One setting in a line."""
-    rates = ", ".join("none" if best is None else f"{best:.4g}" for best in earned.best_rps)
-    return f"{earned.setting.told()}: {rates} requests/s"
+    return f"{earned.setting.told()}: {_rates(earned)} requests/s"
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("bundle", type=Path)
-    parser.add_argument("--texts", type=Path, required=True)
-    parser.add_argument("--items", type=int, default=1, help="of each request")
-    parser.add_argument("--bound-ms", type=float, default=PLAN.bound_ms, help="of the 99th percentile")
-    parser.add_argument("--target", default="here", help="what this machine is called")
-    parser.add_argument("--out", type=Path, help="where the tuning goes; by default beside the bundle's core")
-    asked = parser.parse_args(arguments)
-    try:
-        tuning = tune(
-            asked.bundle,
-            read_requests(asked.texts, items=asked.items),
-            plan=msgspec.structs.replace(PLAN, bound_ms=asked.bound_ms),
-            target=asked.target,
-            out=asked.out,
-            tell=lambda earned: print(told(earned), flush=True),
-        )
-    except Failure as failure:
-        print(f"error: {failure}", file=sys.stderr)
-        return failure.exit_code
-    print(f"the server will run as {tuning.setting.told()} ({tuning.told()})")
-    print(msgspec.json.encode(tuning).decode("utf-8"))
-    return 0
+def build_table(tuning: Tuning) -> "Table":
+    """Every setting that was measured, for people, in the order of what it earned."""
+    from rich import box
+    from rich.table import Table
+
+    title = f"requests/s within p{tuning.percent} <= {tuning.bound_ms:g} ms; finalists were measured twice"
+    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
+    table.add_column("")
+    for heading in ("sessions", "threads", "executors", "requests/s"):
+        table.add_column(heading, justify="right")
+    table.add_column("items")
+    for earned in sorted(tuning.earned, key=lambda each: -each.rps):
+        setting = earned.setting
+        counts = (str(count) for count in (setting.sessions, setting.threads, setting.executors))
+        mark = "chosen" if setting == tuning.setting else ""
+        table.add_row(mark, *counts, _rates(earned), setting.batch.told())
+    return table
 
 
-if __name__ == "__main__":
-    raise SystemExit(main())
+def _rates(earned: Earned) -> str:
+    return ", ".join("none" if best is None else f"{best:.4g}" for best in earned.best_rps)

@@ -1,37 +1,23 @@
 """What a config asks for that can only fail, refused before anything runs: an hour of training is a bad way to learn
 it."""
 
-from collections.abc import Iterable, Mapping, Sequence
-from importlib.metadata import PackageNotFoundError, version
+from collections.abc import Iterable, Mapping
 from itertools import combinations
 from pathlib import Path
 
+from pipeline.benchmark_checks import check_benchmark, check_gate
 from pipeline.config import RunConfig
 from pipeline.encoders.families import FULL, Shape, family_of
 from pipeline.encoders.masked_lm import has_mlm_head
 from pipeline.encoders.teachers import TeacherConfig, positions_in, read_config, shape_in
 from pipeline.errors import BadRequest
-from pipeline.gates import (
-    CHAMPION,
-    COMPARED,
-    HERE,
-    MEASURED,
-    TASK_METRICS,
-    Rule,
-    parse_rules,
-    require_measurable,
-    require_targets,
-)
-from pipeline.graph import STAGES, Step, variants_of
+from pipeline.graph import STAGES, Step
 from pipeline.passes import PassConfig
 from pipeline.stages import distill
-from pipeline.stages.benchmark import LONG, BenchmarkConfig
+from pipeline.stages.benchmark import LONG
 from pipeline.stages.pretrain import PretrainConfig
 from pipeline.task_distillation import TaskDistillation, check_kind
 from pipeline.tasking.fitted import read_fitted
-from serving.cpu import affinity_cores
-
-P95_NEEDS = 200  # ten samples beyond the 95th percentile
 
 
 def check(config: RunConfig, *, cache: Path) -> None:
@@ -39,8 +25,8 @@ def check(config: RunConfig, *, cache: Path) -> None:
     _check_students(config, cache=cache)
     _check_lengths(config, cache=cache)
     _check_lessons(config, cache=cache)
-    _check_benchmark(config)
-    _check_gate(config)
+    check_benchmark(config)
+    check_gate(config)
 
 
 def check_team(steps: Iterable[Step], *, size: int) -> None:
@@ -114,25 +100,6 @@ def _check_positions(teacher: TeacherConfig, asked: Mapping[str, int], *, cache:
             )
 
 
-def _check_benchmark(config: RunConfig) -> None:
-    if not config.task.data.has("test"):
-        raise BadRequest("the task's data names no test split, and the benchmark reports on it: add one")
-    outside = config.task.refusal.data if config.task.kind == "classification" and config.task.refusal else None
-    if outside is not None and not outside.has("test"):
-        raise BadRequest("task.refusal.data names no test split, and only that is read of it: add one")
-    samples = config.benchmark.samples * config.benchmark.processes
-    if samples < P95_NEEDS:
-        raise BadRequest(
-            f"benchmark: {config.benchmark.samples} samples in {config.benchmark.processes} processes make {samples}; "
-            f"a p95 needs {P95_NEEDS}, and the gate chooses by it: raise benchmark.samples"
-        )
-    threads = config.benchmark.target.threads
-    if threads is not None and threads > affinity_cores():
-        raise BadRequest(
-            f"benchmark.target.threads: {threads}, but this process may run on {affinity_cores()} cores; set fewer"
-        )
-
-
 def _check_lessons(config: RunConfig, *, cache: Path) -> None:
     """A task that is learned from a teacher alone names one, or no epochs; a folder that is named holds one of this
     task."""
@@ -174,46 +141,3 @@ def _check_distillation(config: RunConfig) -> None:
             f"finetune.distillation.hidden: {pruned[0]} has a vocabulary of its own (distill.vocabulary) and reads "
             "other tokens than its teacher, so their states do not stand side by side; set it to 0"
         )
-
-
-def check_measured(config: RunConfig) -> None:
-    """Raise BadRequest where a variant is made that the benchmark could not measure here."""
-    if config.quantize.kind == "fp16" and not _is_installed("onnxruntime-gpu"):
-        raise BadRequest(
-            "quantize.kind: fp16 is for CUDA, and the benchmark would measure it here, without onnxruntime-gpu; make "
-            "the bundle alone with `retort stage quantize`, or choose another recipe"
-        )
-
-
-def _is_installed(name: str) -> bool:
-    try:
-        version(name)
-    except PackageNotFoundError:
-        return False
-    return True
-
-
-def _measurable(rules: Sequence[Rule], asked: BenchmarkConfig) -> None:
-    try:
-        require_targets(rules, (HERE,))
-        n, real = asked.samples * asked.processes, asked.real * asked.processes
-        require_measurable(rules, n=n, real=real, processes=asked.processes)
-    except BadRequest as error:
-        raise BadRequest(f"register.gate: {error}") from error
-
-
-def _check_gate(config: RunConfig) -> None:
-    answered = () if config.task.numeric else ("agreement",)  # numbers are never quite the same
-    known = {*config.task.figures, *MEASURED} - {*COMPARED} | {*config.task.compared, *answered}
-    rules, load = parse_rules(config.register.gate), config.benchmark
-    _measurable(rules, load)
-    for rule in rules:
-        metric = rule.metric.removesuffix("_low").removesuffix("_high")
-        if metric not in known:
-            kind = "is no metric of this task" if metric in (*TASK_METRICS, *COMPARED) else "is not measured"
-            raise BadRequest(f"register.gate: {rule.text!r}: {metric} {kind}; known here: {', '.join(sorted(known))}")
-        if rule.baseline not in (None, CHAMPION, *variants_of(config)):
-            raise BadRequest(
-                f"register.gate: {rule.text!r}: there is no variant {rule.baseline!r}; a baseline is 'teacher' or "
-                f"one of {', '.join(variants_of(config))}"
-            )

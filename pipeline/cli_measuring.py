@@ -1,4 +1,4 @@
-"""The commands `retort bench` and `retort compare`: they parse, call bench.py or comparing.py, and print."""
+"""The commands `retort bench`, `compare` and `tune`: they parse, call what measures or compares, and print."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -22,6 +22,7 @@ def add_measuring(app: typer.Typer) -> None:
     """Make them commands of `retort`."""
     app.command()(bench)
     app.command()(compare)
+    app.command()(tune)
 
 
 def bench(
@@ -88,7 +89,7 @@ def bench(
 
 
 def compare(
-    a: Annotated[Path, typer.Argument(metavar="A", help="A folder with receipt.json, that file, or runs/NAME.")],
+    a: Annotated[Path, typer.Argument(metavar="A", help="receipt.json, its folder, or runs/NAME: its first target.")],
     b: Annotated[Path, typer.Argument(metavar="B", help="What is held against A.")],
     pair: Annotated[
         list[str] | None, typer.Option("--pair", metavar="A_NAME=B_NAME", help="Variants of other names. Repeatable.")
@@ -108,6 +109,46 @@ def compare(
     for told in (*comparison.sentences, *comparison.notes):
         console.print(told, soft_wrap=True, markup=False)
     typer.echo(msgspec.json.encode(comparison).decode())
+
+
+def tune(
+    bundle: Annotated[Path, typer.Argument(metavar="BUNDLE", help="A bundle's folder.")],
+    texts: Annotated[
+        Path, typer.Option(help="A text a line, as requests hold them; of pairs two, with a tab between.")
+    ],
+    bound_ms: Annotated[float | None, typer.Option(help="What p99 must keep; default: 25.")] = None,
+    items: Annotated[int, typer.Option(min=1, help="Texts in each request.")] = 1,
+    target: Annotated[str, typer.Option(help="What this kind of machine is called.")] = "here",
+    out: Annotated[Path | None, typer.Option(help="Folder for the tuning; default: the bundle's.")] = None,
+) -> None:
+    """Find how a server here runs a bundle to answer most requests: sessions, threads, executors, items together.
+
+    Every setting is loaded in a process of its own with requests that arrive at random, at rising rates, until p99
+    breaks the bound: minutes, in which the machine should do nothing else. The winner is kept as tuning@TARGET.json
+    beside the bundle, whose digest stays as it is; a server on this kind of machine follows it, and calibrates for two
+    seconds where there is none.
+
+    Example:  retort tune path/to/bundle --texts texts.txt --bound-ms 20
+    """
+    from benchmarks.tune import PLAN, build_table, read_requests, told
+    from benchmarks.tune import tune as find
+    from pipeline.progress import Console
+    from serving.tuning import tuning_file
+
+    reporter = Console()
+    found = find(
+        bundle,
+        read_requests(texts, items=items),
+        plan=PLAN if bound_ms is None else msgspec.structs.replace(PLAN, bound_ms=_above_nothing(bound_ms)),
+        target=target,
+        out=out,
+        tell=lambda earned: reporter.line(told(earned)),
+    )
+    console = _console()
+    console.print(build_table(found))
+    console.print(f"server:     {found.setting.told()} ({found.told()})", soft_wrap=True, markup=False)
+    console.print(f"tuning:     {(out or bundle) / tuning_file(target)}", soft_wrap=True, markup=False)
+    typer.echo(msgspec.json.encode(found).decode())
 
 
 def _pair(text: str) -> tuple[str, str]:
@@ -152,9 +193,13 @@ def _serve(bound_ms: float | None, scenario: Literal["engine", "http"]) -> Any:
 
     if bound_ms is None:
         return None
+    return ServerConfig(scenario=scenario, bound_ms=_above_nothing(bound_ms)).serve()
+
+
+def _above_nothing(bound_ms: float) -> float:
     if bound_ms <= 0:
         raise BadRequest(f"--bound-ms {bound_ms:g}: give a number above 0")
-    return ServerConfig(scenario=scenario, bound_ms=bound_ms).serve()
+    return bound_ms
 
 
 def _show(asked: "Asked", benched: "Benched") -> None:

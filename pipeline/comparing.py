@@ -8,6 +8,7 @@ import msgspec
 
 from pipeline.errors import BadArtifact
 from pipeline.gate_rules import TASK_METRICS
+from pipeline.paired_quality import paired_quality, session_label
 from pipeline.workspace import RECORD, Workspace
 
 if TYPE_CHECKING:
@@ -20,17 +21,16 @@ Figures = Mapping[str, Mapping[str, float]]
 def compare_places(
     a: Path, b: Path, *, pairs: Sequence[tuple[str, str]] = (), across_machines: bool = False
 ) -> "Comparison":
-    """Each a folder that a benchmark left, its receipt.json, or the folder of a run, RETORT/runs/NAME: of two runs that
-    were judged on the same texts, quality is compared item by item.
+    """Each a folder that a benchmark left, its receipt.json, or the folder of a run, RETORT/runs/NAME, which stands for
+    the session at its first target: of two runs that were judged on the same texts, quality is compared item by item.
 
     Raises:
-        BadArtifact: there is no receipt, it is of another version, or it was altered.
+        BadArtifact: there is no receipt, it is of another version, it was altered, or its figures cannot be read.
         BadRequest: the two cannot be compared.
     """
     from benchmarks.changes import quality_changes
     from benchmarks.compare import compare, pairs_by_name
     from benchmarks.receipt import read_receipt
-    from pipeline.paired_quality import paired_quality
 
     one, other = (_session_folder(place) for place in (a, b))
     mine, theirs = read_receipt(one), read_receipt(other)
@@ -52,7 +52,8 @@ def _session_folder(place: Path) -> Path:
     record = place / RECORD
     if not record.is_file():
         return place
-    step = msgspec.json.decode(record.read_bytes())["steps"].get("benchmark")
+    told = msgspec.json.decode(record.read_bytes())
+    step = told["steps"].get(session_label(told))
     found = Workspace.open(place.resolve().parents[1]).store.get(step["key"]) if step else None
     if found is None:
         raise BadArtifact(f"{place}: this run has no benchmark, or it was removed since; `retort run` makes it")
@@ -62,4 +63,12 @@ def _session_folder(place: Path) -> Path:
 def _figures(place: Path) -> dict[str, dict[str, float]]:
     """None where they were not kept."""
     path = (place if place.is_dir() else place.parent) / FIGURES
-    return msgspec.json.decode(path.read_bytes(), type=dict[str, dict[str, float]]) if path.is_file() else {}
+    if not path.is_file():
+        return {}
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=dict[str, dict[str, float]])
+    except (OSError, UnicodeDecodeError, msgspec.MsgspecError) as error:
+        raise BadArtifact(
+            f"{path} does not hold the figures of a benchmark ({error}); measure again, or remove it, and quality is "
+            "left uncompared"
+        ) from error

@@ -7,10 +7,30 @@ from pathlib import Path
 import msgspec
 
 from pipeline.artifact import EVIDENCE, MANIFEST, Artifact
+from pipeline.errors import BadRequest
 from pipeline.gates import Verdict
+from pipeline.naming import BENCHMARK, TUNING
 from pipeline.tracking import Curve, Evidence
 from serving.bundle import read_bundle
 from serving.registry import DIGEST_TAG
+from serving.tuning import tuning_file
+
+
+def sessions_in(artifacts: Mapping[str, Artifact]) -> dict[str, Artifact]:
+    """What was measured, by target, first that which rules without `at` speak of; those that were skipped are left out.
+
+    Raises:
+        BadRequest: the first one was skipped.
+    """
+    first = artifacts[BENCHMARK]
+    if why := first.manifest.facts.get("skipped"):
+        raise BadRequest(
+            f"nothing was measured at {first.manifest.facts['target']!r}, the target that rules without `at` speak of: "
+            f"{why}; run the benchmark on such a machine, or make another target the first one (benchmark.first)"
+        )
+    others = [each for role, each in artifacts.items() if each.manifest.stage == BENCHMARK and role != BENCHMARK]
+    measured = [first, *(each for each in others if not each.manifest.facts.get("skipped"))]
+    return {each.manifest.facts["target"]: each for each in measured}
 
 
 def bundle_with_receipts(artifacts: Mapping[str, Artifact], chosen: str, out: Path) -> Path:
@@ -19,9 +39,12 @@ def bundle_with_receipts(artifacts: Mapping[str, Artifact], chosen: str, out: Pa
     shutil.copytree(artifacts[chosen].path / "bundle", bundle)
     receipts = bundle / "receipts"
     receipts.mkdir()
-    benchmark = artifacts["benchmark"].path
-    shutil.copyfile(benchmark / "receipt.json", receipts / "latency@here.json")
-    shutil.copyfile(benchmark / "figures.json", receipts / "quality@here.json")
+    for target, session in sessions_in(artifacts).items():
+        shutil.copyfile(session.path / "receipt.json", receipts / f"latency@{target}.json")
+        shutil.copyfile(session.path / "figures.json", receipts / f"quality@{target}.json")
+        tuning = session.path / TUNING / read_bundle(bundle).spec.name / tuning_file(target)
+        if tuning.is_file():  # beside the core, where the server looks
+            shutil.copyfile(tuning, bundle / tuning.name)
     shutil.copyfile(
         artifacts[f"export-{chosen.partition('-')[2]}"].path / EVIDENCE / "parity.json", receipts / "parity@here.json"
     )
@@ -36,8 +59,8 @@ def gather(artifacts: Mapping[str, Artifact], verdict: Verdict, bundle: Path) ->
     manifests_folder.mkdir()
     for label, artifact in artifacts.items():
         shutil.copyfile(artifact.path / MANIFEST, manifests_folder / f"{label}.json")
-    git = manifests["benchmark"].git
-    measured = manifests["benchmark"].facts
+    git = manifests[BENCHMARK].git
+    measured = manifests[BENCHMARK].facts
     metric = measured["metric"]
     return Evidence(
         folders={
@@ -50,11 +73,7 @@ def gather(artifacts: Mapping[str, Artifact], verdict: Verdict, bundle: Path) ->
             },
         },
         params={label: manifest.config for label, manifest in manifests.items()},
-        metrics={
-            f"{variant}/{name}": value
-            for variant, figures in measured["figures"].items()
-            for name, value in figures.items()
-        },
+        metrics=_metrics(artifacts),
         curves=[curve for label, artifact in artifacts.items() for curve in _curves(label, artifact)],
         tags={
             DIGEST_TAG: read_bundle(bundle).digest,
@@ -67,6 +86,18 @@ def gather(artifacts: Mapping[str, Artifact], verdict: Verdict, bundle: Path) ->
             **{f"retort.lineage.{label}": manifest.digest for label, manifest in manifests.items()},
         },
     )
+
+
+def _metrics(artifacts: Mapping[str, Artifact]) -> dict[str, float]:
+    """VARIANT/FIGURE of the first target, TARGET/VARIANT/FIGURE of the others. Ratios are left out: they follow from
+    the others, and the slash in their names would make a group of each in MLflow's pages."""
+    return {
+        f"{f'{target}/' if at else ''}{variant}/{name}": value
+        for at, (target, session) in enumerate(sessions_in(artifacts).items())
+        for variant, figures in session.manifest.facts["figures"].items()
+        for name, value in figures.items()
+        if "/" not in name
+    }
 
 
 def _curves(label: str, artifact: Artifact) -> list[Curve]:

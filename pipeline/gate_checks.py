@@ -12,7 +12,8 @@ from typing import Final, Literal, NamedTuple
 
 import msgspec
 
-from pipeline.gate_rules import CHAMPION, COMPARED, EXACT, HIGH, LOW, REPEATED, TASK_METRICS, TIMED, Rule
+from pipeline.gate_rules import COMPARED, EXACT, HIGH, LOW, REPEATED, TASK_METRICS, TIMED, Rule
+from pipeline.naming import CHAMPION
 
 Outcome = Literal["PASS", "FAIL", "INCONCLUSIVE"]
 Figures = Mapping[str, Mapping[str, float]]

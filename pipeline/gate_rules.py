@@ -14,9 +14,9 @@ from typing import Final
 import msgspec
 
 from pipeline.errors import BadRequest
+from pipeline.naming import CHAMPION
 
 TEACHER: Final = "teacher-onnx-fp32"
-CHAMPION: Final = "champion"  # what the run's alias names now, measured again beside the challengers: champion.py
 ALIASES: Final = {"teacher": TEACHER}
 
 # Beside its own fp32: how much of the metric a variant lost, and the share of items it answers otherwise; how far its

@@ -18,7 +18,6 @@ import msgspec
 from pipeline.errors import BadRequest, GateFailed, Inconclusive
 from pipeline.gate_checks import Check, Figures, Outcome, Session, check_rule, known
 from pipeline.gate_rules import (
-    CHAMPION,
     COMPARED,
     KNOWN,
     MEASURED,
@@ -33,11 +32,10 @@ from pipeline.gate_rules import (
     require_measurable,
     require_targets,
 )
+from pipeline.naming import HERE
 
 __all__ = [
-    "CHAMPION",
     "COMPARED",
-    "HERE",
     "KNOWN",
     "MEASURED",
     "REFUSAL_METRICS",
@@ -59,7 +57,6 @@ __all__ = [
     "require_targets",
 ]
 
-HERE: Final = "here"  # benchmarks.receipt.Receipt.target of a session on this machine
 CHOSEN_BY: Final = "p95_ms"
 
 

@@ -7,11 +7,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
+from pipeline import places
 from pipeline.artifact import Artifact
 from pipeline.champion import Champion
 from pipeline.config import RunConfig
 from pipeline.encoders.teachers import TeacherConfig
-from pipeline.gates import CHAMPION, names_champion, parse_rules
+from pipeline.gates import names_champion, parse_rules
+from pipeline.naming import BENCHMARK, CHAMPION
 from pipeline.progress import Reporter, track_items
 from pipeline.records import Record
 from pipeline.tasking.base import ALL, TUNING
@@ -118,20 +120,6 @@ def _disturbed(facts: Mapping[str, Any]) -> bool:
     return bool(facts["disturbed"])
 
 
-def _instructions(config: Any) -> str:
-    """What int8 and bf16 are computed with here; of a search, which measures, the whole machine and its threads."""
-    from pipeline.quantizing.features import computes_with
-    from serving.cpu import usable_threads
-
-    return f"{_here(config)},{usable_threads()}" if config.kind == "search" else ",".join(computes_with())
-
-
-def _here(_: Any) -> str:
-    from benchmarks.machine import identity
-
-    return identity()
-
-
 STAGES = {
     stage.name: stage
     for stage in (
@@ -139,17 +127,24 @@ STAGES = {
         Stage("distill", teamed=True),
         Stage("finetune"),
         Stage("export", libraries=("onnxscript",)),
-        Stage("quantize", place=_instructions, libraries=("onnxscript", "numpy", "openvino", "nncf")),
-        Stage("benchmark", fresh_for=_fresh_for, open=_disturbed, place=_here, libraries=("openvino",)),
+        Stage("quantize", place=places.instructions, libraries=("onnxscript", "numpy", "openvino", "nncf")),
+        Stage("benchmark", fresh_for=_fresh_for, open=_disturbed, place=places.target, libraries=("openvino",)),
         Stage("register"),
     )
 }
 
 
-def variants_of(config: RunConfig) -> dict[str, str]:
-    """What is measured and judged, and the step each comes from."""
+def sessions_of(config: RunConfig) -> dict[str, str]:
+    """The benchmark's steps by target, the first one first."""
+    several = len(config.benchmark.targets) > 1
+    return {name: f"{BENCHMARK}-{name}" if several else BENCHMARK for name in config.benchmark.each()}
+
+
+def variants_of(config: RunConfig, target: str | None = None) -> dict[str, str]:
+    """What is measured and judged at a target (None: the first), and the step each comes from."""
+    asked = config.benchmark.each()[target or config.benchmark.first]
     return {
-        **({"teacher-torch-fp32": "finetune-teacher"} if config.benchmark.torch else {}),
+        **({"teacher-torch-fp32": "finetune-teacher"} if asked.torch else {}),
         "teacher-onnx-fp32": "export-teacher",
         **{
             f"{name}-{variant}": f"{step}-{name}"
@@ -163,7 +158,7 @@ def expand(config: RunConfig) -> tuple[Step, ...]:
     """The steps of a run, in the order they run.
 
     finetune and export run for the teacher and for each student, quantize for each student, benchmark over all
-    variants. With `pretrain` its model is the teacher of all that follows.
+    variants for each target. With `pretrain` its model is the teacher of all that follows.
     """
     tuning, reported = TaskSplits(config.task, TUNING), TaskSplits(config.task, ALL)
     distills = _distills(config)
@@ -175,9 +170,22 @@ def expand(config: RunConfig) -> tuple[Step, ...]:
         *models,
         *(Step("export", label, config.export, {"model": of}, {"task": tuning}) for of, label in exports.items()),
         *(_quantize(config, name, tuning) for name in distills),
-        Step("benchmark", "benchmark", config.benchmark, variants_of(config), {"task": reported, **_champion(config)}),
     )
-    return (*steps, Step("register", "register", config.register, {step.label: step.label for step in steps}, {}))
+    first, *others = _benchmarks(config, reported)
+    made = {step.label: step.label for step in (*steps, *others)}
+    read = {**made, BENCHMARK: first.label}
+    return (*steps, first, *others, Step("register", "register", config.register, read, {}))
+
+
+def _benchmarks(config: RunConfig, reported: TaskSplits) -> tuple[Step, ...]:
+    """The first target's session comes first, and is what register reads as BENCHMARK: which one that is decides the
+    verdict, and so register's key."""
+    sources: dict[str, Source] = {"task": reported, **_champion(config)}
+    labels = sessions_of(config)
+    return tuple(
+        Step("benchmark", labels[name], alone, variants_of(config, name), sources)
+        for name, alone in config.benchmark.each().items()
+    )
 
 
 def _champion(config: RunConfig) -> dict[str, Source]:

@@ -1,22 +1,26 @@
-"""What the benchmark stage and `retort bench` share around a measuring session: the server scenario that is asked for,
-the champion as one variant more, what is said of a session, and agreement with the teacher."""
+"""Around the measuring session of the benchmark stage: the server scenario that is asked for, its variants and
+the champion as one more, a target that this machine is not, what the session leaves and what is said of it."""
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import msgspec
 from pydantic import Field
 
-from pipeline.gate_rules import CHAMPION
+from pipeline.naming import CHAMPION
 from pipeline.records import Record
 
 if TYPE_CHECKING:
     from benchmarks.receipt import Receipt
     from benchmarks.session import Serve, Variant
     from benchmarks.targets import Target
+    from pipeline.artifact import Artifact
     from pipeline.champion import Champion
     from pipeline.judging import Behind
+    from pipeline.progress import Reporter
     from pipeline.quality import Score
+    from pipeline.tasking.base import TaskData
     from pipeline.tasks import AnyTask
 
 # What noise that measuring again did not get rid of does to rules on times: they stay open, or are judged all the same.
@@ -45,6 +49,23 @@ class ServerConfig(Record):
         return server_scenario(self.scenario, plan)
 
 
+def variants(artifacts: "Mapping[str, Artifact]", target: "Target", *, task: "AnyTask") -> "list[Variant]":
+    """Every artifact of a benchmark's inputs at the target; the teacher in PyTorch cuts long texts as its bundle
+    does."""
+    from benchmarks.session import Variant
+    from benchmarks.targets import Torch
+    from serving.bundle import read_bundle
+
+    max_length = read_bundle(artifacts["teacher-onnx-fp32"].path / "bundle").spec.max_length
+    torch = Torch(task=task.kind, max_length=max_length, threads=target.threads)
+    return [
+        Variant(name, torch, artifact.path)
+        if name.endswith("-torch-fp32")
+        else Variant(name, target, artifact.path / "bundle")
+        for name, artifact in artifacts.items()
+    ]
+
+
 def champion_variant(
     source: "Champion | None", target: "Target", *, task: "AnyTask", length: int, cache: Path
 ) -> "list[Variant]":
@@ -61,10 +82,62 @@ def champion_variant(
     return [] if found is None else [Variant(CHAMPION, target, found.path)]
 
 
+def skip(target: str, why: str, out: Path, reporter: "Reporter") -> dict[str, Any]:
+    """The facts of a session that could not be held, since this machine is not its target: `why` says what it needs.
+    There is no receipt, so nothing can be judged by it."""
+    from pipeline.artifact import write_json
+
+    reporter.line(f"{target} is skipped: it needs {why}")
+    write_json(out / "skipped.json", {"target": target, "needs": why})
+    return {"target": target, "skipped": f"it needs {why}", "disturbed": {}}
+
+
+def leave_figures(
+    receipt: "Receipt",
+    own: "Sequence[Variant]",
+    champion: "Sequence[Variant]",
+    *,
+    task: "AnyTask",
+    data: "TaskData",
+    out: Path,
+) -> dict[str, Any]:
+    """Judge what the run's own variants and the champion answered; write the gate's figures and what lies behind
+    them. The facts."""
+    from benchmarks import report
+    from benchmarks.figures import merged, timed_figures
+    from pipeline import judging
+    from pipeline.artifact import EVIDENCE, write_json
+
+    answered = {v.name: judging.answered(v, out, task, data) for v in (*own, *champion)}
+    metric = task.metrics[0]
+    also = {name: judging.scores(each) for name, each in answered.items()}
+    behind = judging.behind({v.name: answered[v.name] for v in own}, task, data.label_names)
+    others = {name: dict(found) for name, found in also.items()}
+    for name, each in behind.items():
+        n = also[name][metric].n
+        others[name] |= judging.gate_scores(each, task, n=n) | agreement(each, task, n=n)
+    scores = {name: found.pop(metric) for name, found in also.items()}
+    baselines = {name for name in answered if name.endswith(judging.FP32) or name == CHAMPION}
+    figures = merged(
+        report.figures(receipt, scores, metric=metric, others=others),
+        timed_figures(receipt, baselines=baselines),
+    )
+    write_json(out / "figures.json", figures)
+    write_json(out / EVIDENCE / "diagnostics.json", behind)
+    return {
+        "rows": msgspec.to_builtins(report.build_rows(receipt, scores)),
+        "figures": figures,
+        "metric": metric,
+        "also": msgspec.to_builtins(also),
+        **judging.facts_of(behind),
+    }
+
+
 def circumstances(receipt: "Receipt", *, noise: Noise) -> dict[str, Any]:
     """How it was measured, what noise there was, and by target what makes its times unfit for a verdict."""
     load = receipt.how.load
     return {
+        "target": receipt.target,
         "lengths": list(load.lengths),
         "samples": load.n * load.processes,
         "threads": receipt.how.threads,

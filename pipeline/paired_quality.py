@@ -4,13 +4,14 @@ themselves are at hand, and the interval of a paired difference is much narrower
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 from pydantic import TypeAdapter, ValidationError
 
 from pipeline.artifact import Artifact
 from pipeline.errors import Failure
+from pipeline.naming import BENCHMARK
 from pipeline.tasking.base import ALL
 from pipeline.tasks import AnyTask, Task, TaskSplits
 from pipeline.workspace import RECORD, Workspace
@@ -23,16 +24,18 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Run:
-    """What a run of a workspace did last: its task, and its artifacts by label."""
+    """What a run of a workspace did last: its task, its artifacts by label, and which of them is the session that its
+    gate judges by."""
 
     task: AnyTask
     artifacts: Mapping[str, Artifact]
+    session: Artifact
     cache: Path
 
     @property
     def judged_on(self) -> str | None:
         """The identity of the task and the texts that its benchmark judged."""
-        return self.artifacts["benchmark"].manifest.inputs.get("task")
+        return self.session.manifest.inputs.get("task")
 
     @property
     def bundles(self) -> dict[str, Path]:
@@ -48,8 +51,7 @@ class Run:
         from benchmarks.targets import OrtCpu
         from pipeline.judging import answered
 
-        out = self.artifacts["benchmark"].path
-        return answered(Variant(variant, OrtCpu(), self.bundles[variant]), out, self.task, data)
+        return answered(Variant(variant, OrtCpu(), self.bundles[variant]), self.session.path, self.task, data)
 
 
 def paired_quality(a: Path, b: Path, *, pairs: Sequence[tuple[str, str]]) -> "dict[str, QualityChange]":
@@ -86,7 +88,14 @@ def run_in(folder: Path) -> Run | None:
         task: AnyTask = TypeAdapter(Task).validate_python(told["config"].get("task"))
     except ValidationError:
         return None
-    return Run(task, artifacts, place.cache) if "benchmark" in artifacts else None
+    session = artifacts.get(session_label(told))
+    return None if session is None else Run(task, artifacts, session, place.cache)
+
+
+def session_label(record: Mapping[str, Any]) -> str:
+    """Of what a run did the step whose session its gate judges by: its one benchmark, or that at the first target."""
+    first = record["config"].get("benchmark", {}).get("first")
+    return BENCHMARK if BENCHMARK in record["steps"] else f"{BENCHMARK}-{first}"
 
 
 def _identity_today(task: TaskSplits, cache: Path) -> str | None:

@@ -7,7 +7,8 @@ from functools import cache, partial
 from typing import Any, Literal
 
 from pipeline.artifact import Artifact
-from pipeline.checks import check, check_measured, check_team
+from pipeline.benchmark_checks import check_measured
+from pipeline.checks import check, check_team
 from pipeline.config import RunConfig
 from pipeline.errors import BadRequest
 from pipeline.graph import STAGES, Step, expand
@@ -36,7 +37,7 @@ def plan(config: RunConfig, workspace: Workspace) -> tuple[Planned, ...]:
     """What `run` would do, step by step, without doing it."""
     steps = expand(config)
     check(config, cache=workspace.cache)
-    check_measured(config)
+    check_measured(config, steps)
     walk = Walk(workspace, Silent())
     planned = []
     with trouble_is_transient(workspace.root):
@@ -73,8 +74,7 @@ def run(
     _known(config, until or only)
     steps, team = _wanted(config, until=until, only=only), team or Team()
     check(config, cache=workspace.cache)
-    if any(step.stage == "benchmark" for step in steps):
-        check_measured(config)
+    check_measured(config, [step for step in steps if only is None or only in (step.stage, step.label)])
     check_team(steps, size=team.size)
     if not team.leads:
         reporter, before_work = Silent(), _nothing

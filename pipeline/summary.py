@@ -9,6 +9,8 @@ import msgspec
 
 from pipeline.artifact import EVIDENCE, Artifact
 from pipeline.config import RunConfig
+from pipeline.graph import sessions_of
+from pipeline.naming import BENCHMARK, TUNING
 from pipeline.runner import Planned
 from pipeline.telling import write_told
 from pipeline.workspace import Workspace
@@ -35,9 +37,10 @@ def show_run(config: RunConfig, workspace: Workspace, artifacts: Mapping[str, Ar
     folder = workspace.run_folder(config.name)
     evidence = _collect_evidence(artifacts, folder)
     result: dict[str, Any] = {"run": config.name, "verdict": None, "model_uri": None, "variants": []}
-    if "benchmark" in artifacts:
-        result |= _show_figures(artifacts["benchmark"], console)
-        evidence = [*evidence, *write_told(config.name, artifacts["benchmark"], artifacts.get("register"), folder)]
+    sessions = {target: artifacts[label] for target, label in sessions_of(config).items() if label in artifacts}
+    if sessions:
+        result |= _show_sessions(config, sessions, console)
+        evidence += _tell_sessions(config, sessions, artifacts.get("register"), folder)
     else:
         _show_steps(config.name, artifacts, console)
     result |= _show_searches(artifacts, console)
@@ -47,6 +50,35 @@ def show_run(config: RunConfig, workspace: Workspace, artifacts: Mapping[str, Ar
         console.print(f"{'curve' if path.suffix == '.png' else 'report'}:".ljust(12) + str(path), soft_wrap=True)
     console.print(f"again:      retort show, with the same config and settings; run folder {folder}", soft_wrap=True)
     return result
+
+
+def _show_sessions(config: RunConfig, sessions: Mapping[str, Artifact], console: Any) -> dict[str, Any]:
+    """A table for each target; the first one's figures are the run's own, and of several each is told by name."""
+    several = len(config.benchmark.targets) > 1
+    told: dict[str, dict[str, Any]] = {}
+    for target, session in sessions.items():
+        if why := session.manifest.facts.get("skipped"):
+            console.print(f"{target} is skipped: {why}", soft_wrap=True, markup=False)
+            told[target] = {"skipped": why}
+            continue
+        if several:
+            console.print(f"target {target}:", soft_wrap=True)
+        told[target] = _show_figures(session, console)
+    return told.get(config.benchmark.first, {}) | ({"targets": told} if several else {})
+
+
+def _tell_sessions(
+    config: RunConfig, sessions: Mapping[str, Artifact], register: Artifact | None, folder: Path
+) -> list[Path]:
+    """The page, the comment and the test results of every session: of several, each in its own folder."""
+    several = len(config.benchmark.targets) > 1
+    written: list[Path] = []
+    for target, session in sessions.items():
+        if not session.manifest.facts.get("skipped"):
+            title = f"{config.name} at {target}" if several else config.name
+            place = folder / f"{BENCHMARK}-{target}" if several else folder
+            written += write_told(title, session, register, place)
+    return written
 
 
 def _show_figures(benchmark: Artifact, console: Any) -> dict[str, Any]:
@@ -59,6 +91,8 @@ def _show_figures(benchmark: Artifact, console: Any) -> dict[str, Any]:
     if any(facts["also"].values()):
         console.print(build_scores_table(facts["also"]))
     beside = _show_beside(facts, console)
+    for variant, told in facts.get(TUNING, {}).items():
+        console.print(f"tuning of {variant}: {told}", soft_wrap=True, markup=False)
     machine = read_receipt(benchmark.path).machine
     console.print(
         f"{machine.cpu_model}, {machine.cores} cores; {facts['test_texts']:,} test texts "

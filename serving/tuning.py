@@ -155,9 +155,7 @@ def write_tuning(tuning: Tuning, folder: Path) -> Path:
         BadRequest: the target's name makes no file name.
         BadArtifact: the folder cannot be written.
     """
-    if not TARGET_NAME.fullmatch(tuning.target):
-        raise BadRequest(f"target {tuning.target!r} makes no file name; use letters, digits, '.', '_' and '-'")
-    path = folder / f"tuning@{tuning.target}.json"
+    path = folder / tuning_file(tuning.target)
     beside = folder / f".{path.name}.partial"
     try:
         beside.write_bytes(msgspec.json.format(msgspec.json.encode(_File(_digest(tuning), tuning))))
@@ -165,6 +163,13 @@ def write_tuning(tuning: Tuning, folder: Path) -> Path:
     except OSError as error:
         raise BadArtifact(f"{path} cannot be written: {error.strerror}; name another folder") from error
     return path
+
+
+def tuning_file(target: str) -> str:
+    """What a target's tuning is called beside a bundle's core; BadRequest where its name makes no file name."""
+    if not TARGET_NAME.fullmatch(target):
+        raise BadRequest(f"target {target!r} makes no file name; use letters, digits, '.', '_' and '-'")
+    return f"tuning@{target}.json"
 
 
 def find_tuning(folder: Path, *, digest: str, machine: str, threads: int) -> Found:

@@ -75,7 +75,7 @@ def floor(module: str) -> int:
     """How high in the pipeline a module lives; arrows run downwards only."""
     floors = {
         **dict.fromkeys(("config", "graph", "keys"), 2),
-        **dict.fromkeys(("checks", "walk", "runner"), 3),
+        **dict.fromkeys(("benchmark_checks", "checks", "walk", "runner"), 3),
         **dict.fromkeys(("cost", "summary", "verification", "launch"), 4),
         **dict.fromkeys(("cli", "demo"), 5),
         "stages": 1,

@@ -12,6 +12,7 @@ from pydantic import Field, field_validator
 from pipeline.build import git_state
 from pipeline.errors import BadRequest
 from pipeline.gates import parse_rules
+from pipeline.naming import BENCHMARK, CHAMPION
 from pipeline.records import Record
 
 if TYPE_CHECKING:
@@ -78,12 +79,13 @@ def run(config: RegisterConfig, inputs: "Inputs", out: Path, tools: "Tools") -> 
     from serving.bundle import read_bundle
 
     candidates = _candidates(inputs.artifacts)
-    verdict = _judge(config, inputs.artifacts, candidates)
+    sessions = evidence.sessions_in(inputs.artifacts)
+    verdict = _judge(config, inputs.artifacts, candidates, sessions)
     write_json(out / "verdict.json", verdict)
     facts: dict[str, Any] = {"verdict": msgspec.to_builtins(verdict), "registered": None}
     if verdict.chosen is None:
         return facts
-    champion = inputs.artifacts["benchmark"].manifest.facts["champion"]
+    champion = inputs.artifacts[BENCHMARK].manifest.facts["champion"]
     if champion is not None:
         Champion(config.name, config.alias, config.tracking_uri).require_unmoved(champion, tools.cache)
     bundle = evidence.bundle_with_receipts(inputs.artifacts, candidates[verdict.chosen], out)
@@ -112,18 +114,25 @@ def _candidates(artifacts: "Mapping[str, Artifact]") -> dict[str, str]:
     return {read_bundle(artifacts[label].path / "bundle").spec.name: label for label in labels}
 
 
-def _judge(config: RegisterConfig, artifacts: "Mapping[str, Artifact]", candidates: "Mapping[str, str]") -> "Verdict":
+def _judge(
+    config: RegisterConfig,
+    artifacts: "Mapping[str, Artifact]",
+    candidates: "Mapping[str, str]",
+    sessions: "Mapping[str, Artifact]",
+) -> "Verdict":
     from pipeline.champion import NOBODY
-    from pipeline.gates import CHAMPION, judge
+    from pipeline.gates import judge
     from serving.bundle import read_bundle
 
-    facts = artifacts["benchmark"].manifest.facts
+    facts = artifacts[BENCHMARK].manifest.facts
+    measured = {target: session.manifest.facts for target, session in sessions.items()}
     digests = {name: read_bundle(artifacts[label].path / "bundle").digest for name, label in candidates.items()}
     return judge(
         parse_rules(config.gate),
         facts["figures"],
         tuple(candidates),
+        figures_by_target={target: each["figures"] for target, each in measured.items()},
         absent=(CHAMPION,) if facts["champion"] == NOBODY else (),
         reigning=[name for name, digest in digests.items() if digest == facts["champion"]],
-        disturbed=facts["disturbed"],
+        disturbed={target: why for each in measured.values() for target, why in each["disturbed"].items()},
     )

@@ -12,7 +12,7 @@ from fakes import VOCABULARY, expected_logits, tiny_bundle, tiny_tokenizer
 from pydantic import ValidationError
 from safetensors.numpy import load_file
 
-from benchmarks.targets import TARGET, OpenVino, OrtCpu, OrtCuda, Target, Torch
+from benchmarks.targets import TARGET, BundleTarget, OpenVino, OrtCpu, OrtCuda, Target, Torch
 from serving.bundle import TaskKind, seal_core
 from serving.cpu import cpu_features
 from serving.errors import BadArtifact, BadRequest
@@ -56,6 +56,10 @@ def outputs_of(path: Path, architecture: str, tokens: Any) -> Any:
     model = getattr(transformers, architecture).from_pretrained(path, dtype=torch.float32).eval()
     with torch.inference_mode():
         return model(input_ids=torch.tensor([tokens.ids]), token_type_ids=torch.tensor([tokens.type_ids]))
+
+
+def test_what_runs_bundles_is_every_target_but_torch() -> None:
+    assert {*get_args(get_args(BundleTarget)[0])} == {*UNION} - {Torch}
 
 
 @pytest.mark.parametrize("target", UNION)

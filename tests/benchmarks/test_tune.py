@@ -12,7 +12,7 @@ from benchmarks.machine import affinity, identity
 from benchmarks.openloop.engine import EngineJob
 from benchmarks.openloop.plan import Plan
 from benchmarks.openloop.results import Rate, ServerResult
-from benchmarks.tune import main, read_requests, tune
+from benchmarks.tune import build_table, read_requests, tune
 from serving.bundle import read_bundle
 from serving.choosing import choose_setting
 from serving.errors import BadArtifact, BadRequest, Transient
@@ -100,23 +100,45 @@ def test_real_processes_answer_every_request(tmp_path: Path, monkeypatch: pytest
     assert best.rps >= QUICK.start_rps / 2
 
 
-def test_the_command_prints_what_each_setting_earned_and_ends_with_json(
-    tmp_path: Path, children: Children, capsys: pytest.CaptureFixture[str]
+def test_no_more_threads_are_used_than_are_allowed(
+    tmp_path: Path, children: Children, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    bundle = tiny_bundle(tmp_path / "bundle")
-    (tmp_path / "texts.txt").write_text("good\n\nbad good\n")
-    (tmp_path / "out").mkdir()
-    told = ["--texts", str(tmp_path / "texts.txt"), "--out", str(tmp_path / "out"), "--bound-ms", "400"]
-    assert main([str(bundle.path), *told, "--target", "c2.small"]) == 0
-    *lines, last = capsys.readouterr().out.splitlines()
-    assert lines[0] == "1 session of 1 thread, 1 executor, each item alone: 100 requests/s"
-    assert lines[-2] == "1 session of 1 thread, 2 executors, each item alone: 200, 200 requests/s"
-    assert lines[-1].startswith(
-        "the server will run as 1 session of 1 thread, 2 executors, each item alone (200 requests/s within p99 <= 400"
+    tiny_bundle(tmp_path)
+    monkeypatch.setattr(tuning_module, "usable_threads", lambda: 64)
+    tune(tmp_path, REQUESTS, plan=QUICK, threads=1)
+    assert {job.setting.threads * job.setting.sessions for job in children.jobs} == {1}
+
+
+def test_the_table_has_every_setting_in_the_order_of_what_it_earned(tmp_path: Path, children: Children) -> None:
+    tiny_bundle(tmp_path)
+    table = build_table(tune(tmp_path, SEVERAL, plan=QUICK))
+    columns = {column.header: list(column.cells) for column in table.columns}
+    assert columns["executors"][0] == "2"
+    assert columns["requests/s"][0] == "200, 200"
+    assert columns[""] == ["chosen", "", ""]
+    assert columns["items"] == ["each item alone", "each item alone", "up to 2 items of a request together"]
+    assert table.title == "requests/s within p50 <= 500 ms; finalists were measured twice"
+
+
+def test_a_folder_that_is_not_there_yet_is_made(tmp_path: Path, children: Children) -> None:
+    tiny_bundle(tmp_path / "bundle")
+    found = tune(tmp_path / "bundle", REQUESTS, plan=QUICK, out=tmp_path / "a" / "b", target="c2.small")
+    assert [path.name for path in (tmp_path / "a" / "b").iterdir()] == ["tuning@c2.small.json"]
+    assert not list((tmp_path / "bundle").glob("tuning@*"))
+    assert found.target == "c2.small"
+
+
+def test_where_the_tuning_could_not_be_kept_nothing_is_measured(tmp_path: Path, children: Children) -> None:
+    tiny_bundle(tmp_path / "bundle")
+    (tmp_path / "file").write_text("")
+    with pytest.raises(BadRequest) as refused:
+        tune(tmp_path / "bundle", REQUESTS, plan=QUICK, out=tmp_path / "file" / "out")
+    assert str(refused.value) == (
+        f"--out {tmp_path / 'file' / 'out'} cannot be made (Not a directory); name another folder"
     )
-    assert msgspec.json.decode(last)["bound_ms"] == 400
-    assert [path.name for path in (tmp_path / "out").iterdir()] == ["tuning@c2.small.json"]
-    assert not list(bundle.path.glob("tuning@*"))
+    with pytest.raises(BadRequest, match="target 'a/b' makes no file name"):
+        tune(tmp_path / "bundle", REQUESTS, plan=QUICK, target="a/b")
+    assert children.jobs == []
 
 
 @pytest.mark.parametrize("requests", [[], [[("good",)], []]])
@@ -140,13 +162,6 @@ def test_a_sealed_step_is_left_as_it_is(tmp_path: Path) -> None:
         f"{bundle.path} is part of a sealed step, which one file more would break; copy the bundle and sweep the copy, "
         "or name another folder with --out"
     )
-
-
-def test_the_command_ends_with_the_failure_s_code_and_its_message(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert main([str(tmp_path), "--texts", str(tmp_path / "none.txt")]) == 64
-    assert capsys.readouterr().err == f"error: {tmp_path / 'none.txt'} is no file; name one with a text a line\n"
 
 
 def test_lines_become_requests_of_so_many_items(tmp_path: Path) -> None:

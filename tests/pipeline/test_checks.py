@@ -7,13 +7,10 @@ import pytest
 from models import LABELS, Fitted, encoder_folder, tuned_folder
 
 from pipeline import checks
-from pipeline.checks import check, check_measured, check_team
+from pipeline.checks import check, check_team
 from pipeline.config import RunConfig
 from pipeline.errors import BadArtifact, BadRequest
 from pipeline.graph import expand
-from pipeline.progress import Silent
-from pipeline.runner import run
-from pipeline.workspace import Workspace
 
 WRITTEN = {
     "name": "a-run",
@@ -45,13 +42,6 @@ def test_a_config_that_can_work_passes(teacher: Path, tmp_path: Path) -> None:
     check(config(teacher), cache=tmp_path)
 
 
-def test_a_baseline_nobody_measures_is_refused(teacher: Path, tmp_path: Path) -> None:
-    assert refusal(config(teacher, gate=["accuracy >= 0.95 * techer"]), tmp_path) == (
-        "register.gate: 'accuracy >= 0.95 * techer': there is no variant 'techer'; a baseline is 'teacher' or one of "
-        "teacher-torch-fp32, teacher-onnx-fp32, student-onnx-fp32, student-onnx-int8"
-    )
-
-
 def test_a_metric_of_another_task_is_refused(teacher: Path, tmp_path: Path) -> None:
     assert refusal(config(teacher, gate=["spearman_low >= 0.5"]), tmp_path).startswith(
         "register.gate: 'spearman_low >= 0.5': spearman is no metric of this task; known here: accuracy, "
@@ -65,20 +55,6 @@ def test_a_figure_beside_fp32_that_the_task_has_not_is_refused(teacher: Path, tm
         assert refusal(config(teacher, task=numbers, gate=[f"{figure} <= 0.02"]), tmp_path).startswith(
             f"register.gate: '{figure} <= 0.02': {figure} is no metric of this task; known here: "
         )
-
-
-def test_what_is_made_for_cuda_is_not_measured_without_it(
-    teacher: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    asked = config(teacher, quantize={"kind": "fp16"})
-    with pytest.raises(BadRequest) as refused:
-        run(asked, Workspace.open(tmp_path / "work"), reporter=Silent())
-    assert str(refused.value) == (
-        "quantize.kind: fp16 is for CUDA, and the benchmark would measure it here, without onnxruntime-gpu; make the "
-        "bundle alone with `retort stage quantize`, or choose another recipe"
-    )
-    monkeypatch.setattr("pipeline.checks.version", lambda name: "1.31.1")
-    check_measured(asked)
 
 
 REFUSING = {**WRITTEN["task"], "refusal": {"data": {"kind": "files", "train": "in.csv", "test": "out.csv"}}}
@@ -291,26 +267,6 @@ def test_inputs_longer_than_the_positions_of_who_teaches_the_task_are_refused(te
     assert refusal(config(teacher, finetune=asked), tmp_path) == (
         f"finetune.max_length: 81, but the teacher {str(tuned)!r} has positions for 80 tokens; set 80 or less"
     )
-
-
-def test_too_few_samples_for_a_p95_are_refused(teacher: Path, tmp_path: Path) -> None:
-    assert refusal(config(teacher, benchmark={"samples": 10, "processes": 2}), tmp_path) == (
-        "benchmark: 10 samples in 2 processes make 20; a p95 needs 200, and the gate chooses by it: raise "
-        "benchmark.samples"
-    )
-
-
-def test_a_task_without_a_test_split_is_refused(teacher: Path, tmp_path: Path) -> None:
-    task = {"kind": "classification", "data": {"kind": "files", "train": "train.csv"}}
-    assert refusal(config(teacher, task=task), tmp_path) == (
-        "the task's data names no test split, and the benchmark reports on it: add one"
-    )
-
-
-def test_more_threads_than_cores_are_refused(teacher: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(checks, "affinity_cores", lambda: 2)
-    asked = config(teacher, benchmark={"target": {"threads": 64}})
-    assert refusal(asked, tmp_path) == ("benchmark.target.threads: 64, but this process may run on 2 cores; set fewer")
 
 
 @pytest.mark.parametrize(

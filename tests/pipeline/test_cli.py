@@ -109,7 +109,7 @@ def test_help_shows_where_to_begin_and_every_command(retort: Retort) -> None:
     assert told.code == 0
     assert "retort run configs/demo.yaml" in told.out
     running = ["plan", "run", "stage", "pretrain", "distill-cost", "show", "verify", "serve"]
-    assert [*running, "bench", "compare"] == COMMANDS
+    assert [*running, "bench", "compare", "tune"] == COMMANDS
     assert all(f"\n  {name} " in told.out for name in COMMANDS)
 
 

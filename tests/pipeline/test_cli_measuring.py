@@ -179,3 +179,85 @@ def test_a_comparison_is_json_that_can_be_read_again(retort: Retort, tmp_path: P
     told = retort("compare", tmp_path, tmp_path, "--pair", f"{SMALL}=student-onnx-int8")
     assert told.code == 0, told.err
     assert msgspec.json.decode(told.out.splitlines()[-1], type=Comparison).variants[0].times == "faster"
+
+
+# -- tune --------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def children(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """The processes of a sweep on one core; each setting earns 100 requests a second an executor."""
+    from benchmarks import tune
+    from benchmarks.openloop.results import Rate, ServerResult
+
+    jobs: list[Any] = []
+
+    def child(job: Any, **_: Any) -> ServerResult:
+        jobs.append(job)
+        rps = 100.0 * job.setting.executors
+        point = Rate(rps, 3.0, 1000, 1000, 0, 0, 5.0, 9.0, 12.0, late_p50_ms=0.1, late_p99_ms=0.2)
+        return ServerResult("engine", job.plan.bound_ms, job.plan.percent, rps, (point,))
+
+    monkeypatch.setattr(tune, "run_child", child)
+    monkeypatch.setattr(tune, "usable_threads", lambda: 1)
+    return jobs
+
+
+def test_tune_tells_what_each_setting_earned_and_leaves_the_winner_beside_the_bundle(
+    retort: Retort, children: list[Any], tmp_path: Path
+) -> None:
+    from serving.bundle import read_bundle
+
+    before = read_bundle(tmp_path / "old").digest
+    (tmp_path / "texts.txt").write_text("good\n\nbad good\n")
+    told = retort("tune", "old", "--texts", "texts.txt", "--bound-ms", "400")
+    assert told.code == 0, told.err
+    assert told.err.splitlines() == [
+        "1 session of 1 thread, 1 executor, each item alone: 100 requests/s",
+        "1 session of 1 thread, 2 executors, each item alone: 200 requests/s",
+        "1 session of 1 thread, 1 executor, each item alone: 100, 100 requests/s",
+        "1 session of 1 thread, 2 executors, each item alone: 200, 200 requests/s",
+    ]
+    assert "requests/s within p99 <= 400 ms; finalists were measured twice" in told.out
+    assert "server:     1 session of 1 thread, 2 executors, each item alone (200 requests/s within p99 <= 4" in told.out
+    assert "tuning:     old/tuning@here.json\n" in told.out
+    assert told.json["setting"] == {"sessions": 1, "threads": 1, "executors": 2, "batch": {"kind": "alone"}}
+    assert (tmp_path / "old" / "tuning@here.json").is_file()
+    assert read_bundle(tmp_path / "old").digest == before == told.json["bundle"]
+    assert {job.plan.bound_ms for job in children} == {400.0}
+
+
+def test_tune_asks_for_several_items_a_request_and_leaves_the_file_where_it_is_told(
+    retort: Retort, children: list[Any], tmp_path: Path
+) -> None:
+    (tmp_path / "texts.txt").write_text("good\nbad good\n")
+    told = retort("tune", "old", "--texts", "texts.txt", "--items", "2", "--target", "c2.small", "--out", "kept")
+    assert told.code == 0, told.err
+    assert {job.requests for job in children} == {((("good",), ("bad good",)),)}
+    assert [path.name for path in (tmp_path / "kept").iterdir()] == ["tuning@c2.small.json"]
+
+
+def test_the_bound_that_its_help_tells_is_the_one_it_has(retort: Retort, children: list[Any], tmp_path: Path) -> None:
+    (tmp_path / "texts.txt").write_text("good\n")
+    assert retort("tune", "old", "--texts", "texts.txt").json["bound_ms"] == 25
+    assert "What p99 must keep; default: 25." in " ".join(retort("tune", "--help").out.split())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (("old", "--texts", "none.txt"), 64, "none.txt is no file; name one with a text a line"),
+        (("old",), 64, "Missing option '--texts'."),
+        (("old", "--texts", "texts.txt", "--bound-ms", "0"), 64, "--bound-ms 0: give a number above 0"),
+        (("old", "--texts", "texts.txt", "--items", "9"), 64, "texts.txt has 1 texts, too few for a request of 9"),
+        (("nowhere", "--texts", "texts.txt"), 65, "nowhere is not a bundle: "),
+    ],
+)
+def test_a_sweep_that_cannot_be_made_is_refused(
+    retort: Retort, children: list[Any], tmp_path: Path, arguments: tuple[str, ...], code: int, message: str
+) -> None:
+    (tmp_path / "texts.txt").write_text("good\n")
+    told = retort("tune", *arguments)
+    assert told.code == code
+    assert told.err.startswith(f"retort: {message}")
+    assert children == []

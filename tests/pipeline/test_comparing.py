@@ -84,3 +84,46 @@ def test_a_tampered_receipt_is_not_compared(tmp_path: Path) -> None:
     (b / "receipt.json").write_text(json.dumps({**content, "seconds": 1.0}))
     with pytest.raises(BadArtifact, match="was altered after it was written"):
         compare_places(a, b)
+
+
+def run_with_targets(tmp_path: Path, first: str) -> Path:
+    """The folder of a run that was measured at two targets."""
+    store = DirectoryStore(tmp_path)
+    steps = {}
+    for target, name in (("node", SMALL), ("edge", INT8)):
+        key = f"benchmark-{target}-1"
+        out = store.partial(key)
+        kept(out, receipt([measured(name)], target=target))
+        store.publish(key, manifest_of(key, sealed_files(out), stage="benchmark", label=f"benchmark-{target}"))
+        steps[f"benchmark-{target}"] = {"key": key}
+    run = tmp_path / "runs" / "a-run"
+    write_json(run / "run.json", {"config": {"benchmark": {"first": first}}, "steps": steps})
+    return run
+
+
+@pytest.mark.parametrize(("first", "variant"), [("node", SMALL), ("edge", INT8)])
+def test_of_a_run_at_several_targets_the_first_one_s_session_is_compared(
+    tmp_path: Path, first: str, variant: str
+) -> None:
+    run = run_with_targets(tmp_path, first)
+    assert [each.a for each in compare_places(run, kept(tmp_path / "b", faster())).variants] == [variant]
+
+
+@pytest.mark.parametrize(
+    ("content", "why"),
+    [
+        (b"{", "Input data was truncated"),
+        (b'{"a": 1}', "Expected `object`, got `int`"),
+        (b'{"a": {"p": "fast"}}', "Expected `float`"),
+        (b'{"\xff": {}}', "codec can't decode"),
+    ],
+)
+def test_figures_that_cannot_be_read_are_told_with_the_way_out(tmp_path: Path, content: bytes, why: str) -> None:
+    a, b = kept(tmp_path / "a", receipt()), kept(tmp_path / "b", faster())
+    (b / "figures.json").write_bytes(content)
+    with pytest.raises(BadArtifact) as caught:
+        compare_places(a, b)
+    message = str(caught.value)
+    assert message.startswith(f"{b / 'figures.json'} does not hold the figures of a benchmark (")
+    assert why in message
+    assert message.endswith("); measure again, or remove it, and quality is left uncompared")

@@ -8,10 +8,12 @@ import yaml
 from pydantic import ValidationError
 from written import WRITTEN
 
+from benchmarks.targets import OpenVino, OrtCpu
 from pipeline.config import RunConfig, load_config
 from pipeline.distillation.objectives import HiddenObjective, NoObjective, RelationObjective
 from pipeline.errors import BadRequest
 from pipeline.runner import plan
+from pipeline.tuning import TuneConfig
 from pipeline.workspace import Workspace
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
@@ -123,7 +125,14 @@ def test_an_unknown_key_is_refused_with_the_nearest_or_all_known(
             "quantize.kind: unknown kind 'statik'; known kinds: 'fp32', 'fp16', 'dynamic', 'static', 'mixed', "
             "'smoothquant', 'aware', 'openvino', 'search'",
         ),
-        ({"benchmark": {"target": {"kind": "tpu"}}}, "benchmark.target.kind: Input should be 'ort-cpu' (given: 'tpu')"),
+        (
+            {"benchmark": {"targets": {"here": {"kind": "torch"}}}},
+            "benchmark.targets.here.kind: unknown kind 'torch'; known kinds: 'ort-cpu', 'ort-cuda', 'openvino'",
+        ),
+        (
+            {"benchmark": {"targets": {"here": {"threads": 1}}}},
+            "benchmark.targets.here: no `kind` given; known kinds: 'openvino', 'ort-cpu', 'ort-cuda'",
+        ),
     ],
 )
 def test_an_unknown_or_missing_kind_is_answered_with_the_right_ones(
@@ -439,3 +448,76 @@ def test_heads_that_do_not_divide_the_student_s_width_are_refused_by_plan(worksp
     assert str(caught.value) == (
         "distill.student: width 50 does not divide into 12 heads; heads may be 1, 2, 5, 10, 25, 50"
     )
+
+
+# -- targets of the benchmark ------------------------------------------------------------------------------------------
+
+EDGE = {"kind": "openvino", "precision": "fp32"}
+
+
+def test_a_run_that_names_no_target_measures_on_this_machine_s_cpu(path: Path) -> None:
+    asked = load_config(path).benchmark
+    assert asked.targets == {"here": OrtCpu()}
+    assert (asked.first, asked.target) == ("here", OrtCpu())
+    assert asked.each() == {"here": asked}
+
+
+def test_the_first_target_is_the_first_one_given_unless_it_is_named(path: Path) -> None:
+    targets = {"node": {"kind": "ort-cpu", "threads": 2}, "edge": EDGE}
+    assert load_config(write_targets(path, targets)).benchmark.first == "node"
+    assert load_config(path, ["benchmark.first=edge"]).benchmark.first == "edge"
+    assert load_config(path, ["benchmark.targets.edge.threads=1"]).benchmark.first == "node"
+
+
+def test_which_target_is_the_first_survives_in_what_decides_a_run(path: Path) -> None:
+    """Mappings are compared, and hashed, without their order."""
+    one = load_config(write_targets(path, {"node": {"kind": "ort-cpu"}, "edge": EDGE})).model_dump(mode="json")
+    other = load_config(write_targets(path, {"edge": EDGE, "node": {"kind": "ort-cpu"}})).model_dump(mode="json")
+    assert one != other
+    assert RunConfig.model_validate(one).benchmark.first == "node"
+
+
+def test_each_target_has_a_session_with_its_own_settings_and_pytorch_is_in_the_first(path: Path) -> None:
+    targets = {"edge": EDGE, "node": {"kind": "ort-cpu"}}
+    asked = load_config(write_targets(path, targets), ["benchmark.first=node", "benchmark.samples=50"]).benchmark
+    each = asked.each()
+    assert list(each) == ["node", "edge"]
+    assert [(one.targets, one.first, one.torch, one.samples) for one in each.values()] == [
+        ({"node": OrtCpu()}, "node", True, 50),
+        ({"edge": OpenVino(precision="fp32")}, "edge", False, 50),
+    ]
+
+
+def test_only_targets_that_the_server_runs_are_tuned(path: Path) -> None:
+    targets = {"node": {"kind": "ort-cpu"}, "edge": EDGE}
+    assert load_config(path).benchmark.tune is None
+    each = load_config(write_targets(path, targets), ["benchmark.tune.bound_ms=20"]).benchmark.each()
+    assert (each["node"].tune, each["edge"].tune) == (TuneConfig(bound_ms=20), None)
+
+
+@pytest.mark.parametrize(
+    ("benchmark", "line"),
+    [
+        ({"first": "node"}, "benchmark.first: there is no such target; targets are: here (given: 'node')"),
+        (
+            {"targets": {}},
+            "benchmark.targets: Dictionary should have at least 1 item after validation, not 0 (given: {})",
+        ),
+        ({"target": {"kind": "ort-cpu"}}, "benchmark.target: unknown key; did you mean 'targets'?"),
+        (
+            {"targets": {"here": {"kind": "ort-cpu", "thread": 1}}},
+            "benchmark.targets.here.thread: unknown key; did you mean 'threads'?",
+        ),
+        (
+            {"targets": {"my laptop": {"kind": "ort-cpu"}}, "first": "my laptop"},
+            "benchmark.targets.my laptop: String should match pattern '^[A-Za-z][A-Za-z0-9_.-]*$' (given: 'my laptop')",
+        ),
+    ],
+)
+def test_what_is_wrong_with_the_targets_is_said(path: Path, benchmark: dict[str, Any], line: str) -> None:
+    assert mistakes(path, benchmark=benchmark) == [line]
+
+
+def write_targets(path: Path, targets: dict[str, Any]) -> Path:
+    path.write_text(yaml.safe_dump(WRITTEN | {"benchmark": {"targets": targets}}, sort_keys=False))
+    return path

@@ -6,8 +6,10 @@ import pytest
 from written import config, steps
 
 from benchmarks.machine import identity
+from benchmarks.targets import OpenVino
 from pipeline.encoders.teachers import TeacherConfig
-from pipeline.graph import STAGES, expand, variants_of
+from pipeline.graph import STAGES, expand, sessions_of, variants_of
+from pipeline.keys import step_key
 from pipeline.quantization import SearchRecipe
 from pipeline.quantizing.dynamic import DynamicRecipe
 from pipeline.quantizing.features import computes_with
@@ -208,3 +210,47 @@ def test_the_code_that_reads_a_step_s_sources_is_in_its_key() -> None:
     assert found["export-student"].modules == ("pipeline.stages.export", "pipeline.tasks")
     assert found["distill"].modules == ("pipeline.stages.distill", "pipeline.data.corpus", "pipeline.encoders.teachers")
     assert found["quantize-student"].modules == ("pipeline.stages.quantize",)
+
+
+TARGETS: dict[str, Any] = {"node": {"kind": "ort-cpu"}, "edge": {"kind": "openvino"}}
+
+
+def test_a_session_is_held_at_every_target_and_the_first_one_measures_pytorch_too() -> None:
+    run = config(benchmark={"targets": TARGETS})
+    found = expand(run)
+    assert [step.label for step in found[-3:]] == ["benchmark-node", "benchmark-edge", "register"]
+    node, edge = found[-3:-1]
+    assert (node.config, edge.config) == tuple(run.benchmark.each().values())
+    assert node.inputs == variants_of(run) == {"teacher-torch-fp32": "finetune-teacher", **edge.inputs}
+    assert edge.inputs == variants_of(run, "edge")
+    assert sessions_of(run) == {"node": "benchmark-node", "edge": "benchmark-edge"}
+    assert sessions_of(config()) == {"here": "benchmark"}
+
+
+def test_every_session_measures_one_and_the_same_champion() -> None:
+    gate = ["p95_ms <= 1 * champion at edge"]
+    found = steps(benchmark={"targets": TARGETS}, register={"name": "model", "gate": gate})
+    champions = [found[label].sources["champion"] for label in ("benchmark-node", "benchmark-edge")]
+    assert champions[0] is champions[1]
+
+
+def test_register_reads_every_session_and_its_key_knows_which_is_the_first() -> None:
+    def key(first: str) -> str:
+        asked = {"targets": TARGETS, "first": first, "torch": False}
+        register = steps(benchmark=asked)["register"]
+        return step_key(register, {role: f"digest of {label}" for role, label in register.inputs.items()})
+
+    read = steps(benchmark={"targets": TARGETS, "first": "edge"})["register"].inputs
+    assert (read["benchmark"], read["benchmark-node"]) == ("benchmark-edge", "benchmark-node")
+    assert "benchmark-edge" not in read
+    assert key("node") != key("edge")
+
+
+def test_a_session_that_is_skipped_here_is_held_where_nothing_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    place = STAGES["benchmark"].place
+    assert place is not None
+    (asked,) = config(benchmark={"targets": {"edge": TARGETS["edge"]}}).benchmark.each().values()
+    monkeypatch.setattr(OpenVino, "missing", lambda _: "")
+    assert place(asked) == identity()
+    monkeypatch.setattr(OpenVino, "missing", lambda _: "openvino")
+    assert place(asked) == f"{identity()}, without openvino"

@@ -177,6 +177,9 @@ def edit(monkeypatch: pytest.MonkeyPatch) -> Any:
     [
         ("pipeline.stages.register", {"register"}),
         ("pipeline.gates", {"register"}),
+        ("pipeline.gate_rules", {"register"}),
+        ("benchmarks.tune", {"benchmark"}),
+        ("pipeline.naming", {"benchmark", "register"}),
         ("pipeline.tracking", {"register"}),
         ("pipeline.stages.distill", {"distill"}),
         ("pipeline.distillation.relation_kl.cpu", {"distill"}),

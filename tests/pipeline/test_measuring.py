@@ -14,7 +14,8 @@ from pipeline.champion import Champion
 from pipeline.diagnostics import flips
 from pipeline.errors import BadRequest
 from pipeline.judging import Behind, Comparison
-from pipeline.measuring import ServerConfig, agreement, champion_variant, circumstances
+from pipeline.measuring import ServerConfig, agreement, champion_variant, circumstances, skip
+from pipeline.progress import Silent
 from pipeline.quality import Difference
 from serving.registry import Resolved
 
@@ -57,6 +58,7 @@ def test_a_champion_that_cannot_be_compared_is_refused(tmp_path: Path) -> None:
 
 def test_circumstances_name_the_target_whose_times_are_unfit() -> None:
     told = circumstances(receipt(findings=(NOISE,), attempts=4, target="ort-cpu"), noise="refuse")
+    assert told["target"] == "ort-cpu"
     assert told["disturbed"] == {"ort-cpu": receipt(findings=(NOISE,), attempts=4).disturbed}
     assert (told["attempts"], told["lengths"], told["samples"], told["threads"], told["steady"]) == (
         *(4, [16, 64], 500, 1),
@@ -91,3 +93,20 @@ def test_a_server_is_asked_by_a_bound_above_nothing() -> None:
         ServerConfig(bound_ms=0)
     with pytest.raises(BadRequest, match="p99 at 2 requests/s takes"):
         ServerConfig(bound_ms=20.0, start_rps=2.0).serve()
+
+
+def test_a_session_that_is_skipped_leaves_why_and_no_receipt(tmp_path: Path) -> None:
+    class Listener(Silent):
+        said: list[str] = []  # noqa: RUF012
+
+        def line(self, text: str) -> None:
+            self.said.append(text)
+
+    facts = skip("gpu", "an NVIDIA GPU: run it where there is one", tmp_path, Listener())
+    assert facts == {
+        "target": "gpu",
+        "skipped": "it needs an NVIDIA GPU: run it where there is one",
+        "disturbed": {},
+    }
+    assert Listener.said == ["gpu is skipped: it needs an NVIDIA GPU: run it where there is one"]
+    assert [path.name for path in tmp_path.iterdir()] == ["skipped.json"]

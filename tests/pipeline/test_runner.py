@@ -343,6 +343,10 @@ def test_one_student_s_stage_makes_that_student_alone_and_the_stage_s_name_makes
 
     assert wanted("distill-tiny") == ["pretrain", "distill-tiny"]
     assert wanted("distill") == ["pretrain", "distill-small", "distill-tiny"]
+    both = {"targets": {"here": {"kind": "ort-cpu"}, "edge": {"kind": "openvino"}}}
+    config = RunConfig.model_validate(written | {"benchmark": both})
+    assert {"benchmark-here", "benchmark-edge"} <= {*wanted("benchmark")}
+    assert "benchmark-here" not in wanted("benchmark-edge")
     assert wanted("quantize-small") == ["pretrain", "distill-small", "finetune-small", "export-small", "quantize-small"]
 
 

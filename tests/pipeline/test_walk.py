@@ -3,7 +3,7 @@
 The stage here is a fake: `one` and `together` write the configs' tags, and note what they were called with.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -45,6 +45,10 @@ class FakeStage:
     place: None = None
     teamed: bool = True
     libraries: tuple[str, ...] = ()
+
+    @staticmethod
+    def open(facts: Mapping[str, Any]) -> bool:
+        return False
 
     def __post_init__(self) -> None:
         self.calls: list[list[Tools]] = []

@@ -85,6 +85,7 @@ def test_items_together_are_left_alone_where_that_would_move_answers(
     def moves(engine: object, *, most: int) -> None:
         raise Varies(f"{most} together move an answer")
 
+    caplog.set_level(logging.INFO)
     monkeypatch.setattr("serving.instances.require_invariance", moves)
     live = load(resolved_of(first), choose=lambda _: Setting(executors=2, batch=Together(items=4)))
     assert live.setting == Setting(executors=2)

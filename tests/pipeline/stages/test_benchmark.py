@@ -12,6 +12,7 @@ from models import task_of
 
 from benchmarks.beside import Beside
 from benchmarks.receipt import read_receipt
+from benchmarks.targets import OrtCpu, OrtCuda
 from pipeline import gates
 from pipeline.artifact import EVIDENCE, Artifact
 from pipeline.config import RunConfig
@@ -63,7 +64,7 @@ def measured(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], 
     (out / EVIDENCE).mkdir(parents=True)
     task = TaskSplits(task_of("classification", data=files), ALL)
     tools = Tools("key", root, root / "cache", root / "checkpoints", Silent())
-    config = BenchmarkConfig(samples=10, processes=2, real=5, again_s=0.0)
+    config = BenchmarkConfig(targets={"node": OrtCpu()}, samples=10, processes=2, real=5, again_s=0.0)
     sources = {"task": task, "champion": Reigning(root / NAMES[2] / "bundle")}
     return benchmark.run(config, Inputs(artifacts, sources), out, tools), out
 
@@ -112,10 +113,18 @@ def shown(measured: tuple[dict[str, Any], Path], tmp_path: Path, seal: Any, caps
         "register": {"name": "tiny", "gate": ["drop <= 0.01"]},
     }
 
-    def show(without: str = "") -> tuple[str, dict[str, Any]]:
+    def show(without: str = "", **targets: str) -> tuple[str, dict[str, Any]]:
+        """At several targets, each "measured" or why it was skipped."""
         told = {name: fact for name, fact in facts.items() if name != without}
-        artifacts = {"benchmark": seal(out, label="benchmark", facts=json.loads(json.dumps(told)))}
-        result = show_run(RunConfig.model_validate(written), Workspace.open(tmp_path), artifacts)
+        told |= {"tuning": {NAMES[2]: "2 sessions [of] 1 thread"}} if targets else {}
+        labels = {f"benchmark-{name}": how for name, how in targets.items()} or {"benchmark": "measured"}
+        artifacts = {}
+        for label, how in labels.items():
+            each = told if how == "measured" else {"target": label, "skipped": how, "disturbed": {}}
+            artifacts[label] = seal(out, label=label, facts=json.loads(json.dumps(each)))
+        asked = {"targets": {name: {"kind": "ort-cpu"} for name in targets or {"here": ""}}}
+        config = RunConfig.model_validate(written | {"benchmark": asked})
+        result = show_run(config, Workspace.open(tmp_path), artifacts)
         return capsys.readouterr().out, result
 
     return show
@@ -176,7 +185,8 @@ def test_times_have_ratios_to_the_teacher_to_the_own_fp32_and_to_the_champion(
 def test_what_disturbed_the_session_is_told_by_target(measured: tuple[dict[str, Any], Path]) -> None:
     facts, out = measured
     receipt = read_receipt(out)
-    assert facts["disturbed"] == ({"here": receipt.disturbed} if receipt.findings else {})
+    assert facts["target"] == receipt.target == "node"
+    assert facts["disturbed"] == ({"node": receipt.disturbed} if receipt.findings else {})
     assert facts["attempts"] == 1
 
 
@@ -185,3 +195,35 @@ def test_a_config_asks_for_a_load(measured: tuple[dict[str, Any], Path]) -> None
     assert (load.lengths, load.n, load.processes, load.real, load.again_s) == ((16, 64), 10, 2, 5, 0.0)
     default = BenchmarkConfig().load
     assert default.real * default.processes >= 1000, "enough texts as they come for a p99"
+
+
+def test_show_has_a_table_and_a_page_for_each_target_and_says_which_was_skipped(shown: Any, tmp_path: Path) -> None:
+    text, result = shown(node="measured", edge="measured", gpu="it needs onnxruntime-gpu[cuda]")
+    assert [line for line in text.splitlines() if line.startswith("target ")] == ["target node:", "target edge:"]
+    assert "gpu is skipped: it needs onnxruntime-gpu[cuda]\n" in text
+    assert text.count("tuning of student-onnx-int8: 2 sessions [of] 1 thread\n") == 2
+    assert result["targets"].keys() == {"node", "edge", "gpu"}
+    assert result["targets"]["gpu"] == {"skipped": "it needs onnxruntime-gpu[cuda]"}
+    assert result["variants"] == result["targets"]["node"]["variants"] != []
+    folder = tmp_path / "runs" / "tiny"
+    pages = {path.relative_to(folder).as_posix() for path in folder.rglob("*.*") if path.is_file()}
+    assert pages == {f"benchmark-{name}/{page}" for name in ("node", "edge") for page in ("report.html", "outcome.md")}
+    assert "<h1>tiny at edge</h1>" in (folder / "benchmark-edge" / "report.html").read_text(encoding="utf-8")
+
+
+def test_one_target_is_shown_without_its_name(shown: Any, tmp_path: Path) -> None:
+    text, result = shown()
+    assert "target here:" not in text
+    assert "targets" not in result
+    assert (tmp_path / "runs" / "tiny" / "report.html").is_file()
+
+
+def test_a_target_that_this_machine_is_not_leaves_why_it_was_skipped(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(OrtCuda, "missing", lambda _: "an NVIDIA GPU")
+    config = BenchmarkConfig(targets={"gpu": OrtCuda()})
+    tools = Tools("key", tmp_path, tmp_path / "cache", tmp_path / "checkpoints", Silent())
+    facts = benchmark.run(config, Inputs({}, {}), tmp_path, tools)
+    assert facts["skipped"] == "it needs an NVIDIA GPU"
+    assert json.loads((tmp_path / "skipped.json").read_text()) == {"target": "gpu", "needs": "an NVIDIA GPU"}

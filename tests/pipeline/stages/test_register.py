@@ -19,7 +19,7 @@ from pipeline.stages.register import RegisterConfig, check
 from serving.bundle import read_bundle
 
 TEACHER, SMALL, INT8 = "teacher-onnx-fp32", "student-onnx-fp32", "student-onnx-int8"
-CIRCUMSTANCES: dict[str, Any] = {"metric": "accuracy", "champion": None, "disturbed": {}}
+CIRCUMSTANCES: dict[str, Any] = {"target": "here", "metric": "accuracy", "champion": None, "disturbed": {}}
 FIGURES = {
     TEACHER: {"accuracy": 0.9, "p95_ms": 10.0},
     SMALL: {"accuracy": 0.88, "p95_ms": 4.0},
@@ -353,3 +353,100 @@ def test_an_artifact_without_evidence_is_no_obstacle(
     run(config(), artifacts, tools)
 
     assert "evidence/quantize-student" not in registry.evidence.folders
+
+
+# -- several targets ---------------------------------------------------------------------------------------------------
+
+EDGE_FIGURES = {
+    TEACHER: {"accuracy": 0.9, "p95_ms": 30.0},
+    SMALL: {"accuracy": 0.88, "p95_ms": 9.0, "p95_ms/teacher-onnx-fp32": 0.3},
+    INT8: {"accuracy": 0.87, "p95_ms": 20.0, "p95_ms/teacher-onnx-fp32": 0.67},
+}
+NEEDS = "it needs an NVIDIA GPU: buy one"
+
+
+def with_edge(artifacts: dict[str, Artifact], seal: Any, **facts: Any) -> dict[str, Artifact]:
+    """And a session at `edge`, and one at `gpu` that was skipped."""
+    root = artifacts["benchmark"].path.parent
+    found = dict(artifacts)
+    told = {"edge": {**CIRCUMSTANCES, "target": "edge", "figures": EDGE_FIGURES, **facts}}
+    told["gpu"] = {"target": "gpu", "skipped": NEEDS, "disturbed": {}}
+    for target, each in told.items():
+        path = root / f"benchmark-{target}"
+        (path / EVIDENCE).mkdir(parents=True)
+        if target == "edge":
+            (path / "receipt.json").write_text('{"of": "edge"}')
+            (path / "figures.json").write_text(json.dumps(EDGE_FIGURES))
+        found[f"benchmark-{target}"] = seal(path, label=f"benchmark-{target}", facts=each)
+    return found
+
+
+def test_a_rule_is_held_against_the_session_of_its_target(
+    artifacts: dict[str, Artifact], tools: Tools, seal: Any, registry: Registry
+) -> None:
+    """Here int8 is the faster one; at the edge it breaks the rule."""
+    gate = (*GATE, "p95_ms <= 0.5 * teacher at edge")
+    facts, _ = run(config(gate=gate), with_edge(artifacts, seal), tools)
+    assert facts["verdict"]["chosen"] == SMALL
+    targets = [check["target"] for check in facts["verdict"]["candidates"][0]["checks"]]
+    assert targets == ["here", "here", "edge"]
+
+
+@pytest.mark.usefixtures("no_registry")
+def test_what_disturbed_one_session_leaves_the_rules_at_its_target_open(
+    artifacts: dict[str, Artifact], tools: Tools, seal: Any
+) -> None:
+    gate = (*GATE, "p95_ms <= 0.5 * teacher at edge")
+    facts, _ = run(config(gate=gate), with_edge(artifacts, seal, disturbed={"edge": "a neighbour"}), tools)
+    outcomes = [check["outcome"] for check in facts["verdict"]["candidates"][0]["checks"]]
+    assert outcomes == ["PASS", "PASS", "INCONCLUSIVE"]
+
+
+def test_a_version_carries_the_receipts_of_all_targets_that_were_measured(
+    artifacts: dict[str, Artifact], tools: Tools, seal: Any, registry: Registry
+) -> None:
+    _, out = run(config(), with_edge(artifacts, seal), tools)
+    found = {file.name for file in (out / "bundle" / "receipts").iterdir() if file.name.startswith(("lat", "qual"))}
+    assert found == {f"{of}@{target}.json" for of in ("latency", "quality") for target in ("here", "edge")}
+    assert json.loads((out / "bundle" / "receipts" / "latency@edge.json").read_text()) == {"of": "edge"}
+
+
+def test_metrics_of_other_targets_have_the_target_s_name_and_ratios_are_left_out(
+    artifacts: dict[str, Artifact], tools: Tools, seal: Any, registry: Registry
+) -> None:
+    run(config(), with_edge(artifacts, seal), tools)
+    here = {f"{variant}/{name}": value for variant, of in FIGURES.items() for name, value in of.items()}
+    edge = {
+        f"edge/{variant}/{name}": value
+        for variant, of in EDGE_FIGURES.items()
+        for name, value in of.items()
+        if "/" not in name
+    }
+    assert len(edge) == 6
+    assert registry.evidence.metrics == here | edge
+
+
+@pytest.mark.usefixtures("no_registry")
+def test_nothing_is_judged_by_a_first_target_that_was_skipped(
+    artifacts: dict[str, Artifact], tools: Tools, seal: Any
+) -> None:
+    found = with_edge(artifacts, seal)
+    found = {**found, "benchmark": found["benchmark-gpu"]}
+    with pytest.raises(BadRequest) as refused:
+        run(config(), found, tools)
+    assert str(refused.value) == (
+        "nothing was measured at 'gpu', the target that rules without `at` speak of: it needs an NVIDIA GPU: buy one; "
+        "run the benchmark on such a machine, or make another target the first one (benchmark.first)"
+    )
+
+
+def test_the_chosen_variant_s_tuning_lies_beside_its_core_and_is_no_part_of_it(
+    artifacts: dict[str, Artifact], tools: Tools, seal: Any, registry: Registry
+) -> None:
+    for variant in (SMALL, INT8):
+        folder = artifacts["benchmark"].path / "tuning" / variant
+        folder.mkdir(parents=True)
+        (folder / "tuning@here.json").write_text(json.dumps({"of": variant}))
+    facts, out = run(config(), with_figures(artifacts, seal, FIGURES), tools)
+    assert json.loads((out / "bundle" / "tuning@here.json").read_text()) == {"of": INT8}
+    assert facts["registered"]["digest"] == read_bundle(artifacts["quantize-student"].path / "bundle").digest
