@@ -36,7 +36,7 @@ class Load(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     real: int = 200
     probes: int = 8
     probe_tolerance: float = 1e-3
-    attempts: int = 4
+    attempts: int = 6
     again_s: float = 60.0
 
     @property

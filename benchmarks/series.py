@@ -37,11 +37,12 @@ def autocorrelation(samples: Samples) -> float:
 
 
 def phases(samples: Samples, *, window: int = 10) -> float:
-    """How many times as long as in its fastest window the series takes in its slowest one, by their medians; at least
-    two windows of samples."""
+    """How many times as long as in a fast window the series takes in a slow one: the upper quartile of the windows'
+    medians over the lower one, so that what lasts for less than a quarter of the series is no phase. At least two
+    windows of samples."""
     windows = np.array_split(np.asarray(samples, dtype=np.float64), len(samples) // window)
-    medians = [float(np.median(each)) for each in windows]
-    return max(medians) / min(medians)
+    low, high = np.percentile([np.median(each) for each in windows], (25, 75))
+    return float(high / low)
 
 
 def modes(samples: Samples) -> Modes:

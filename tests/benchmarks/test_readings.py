@@ -10,9 +10,10 @@ from pathlib import Path
 
 import msgspec
 import pytest
+from receipts import READINGS
 
 from benchmarks.noise import reading_findings
-from benchmarks.readings import Readings, Watch
+from benchmarks.readings import Readings, Watch, without_each_other
 
 ROOT = Path(__file__).resolve().parents[2]
 BLOCK = """
@@ -69,6 +70,8 @@ def watched(root: Path, cores: tuple[int, ...], *, wall_s: float, cpu_s: float, 
     wall, cpu = Clock(), Clock()
     watch = Watch(clock=wall, cpu_clock=cpu, root=root, cores=cores)
     watch.start()
+    with watch.active():
+        wall.now_ns += round(wall_s * 1e9 / 4)
     wall.now_ns, cpu.now_ns = round(wall_s * 1e9), round(cpu_s * 1e9)
     if after:
         put(root, **after)  # type: ignore[arg-type]
@@ -80,7 +83,7 @@ def test_others_are_what_the_pinned_cores_computed_less_what_the_process_did(tmp
     # Core 0: 0.8 s of user, 0.1 s each of nice, system, interrupts and soft ones, 0.7 s idle or waiting for a disk.
     after = {"cpu0": "80 10 10 60 10 10 10 0 0 0", "cpu1": "50 0 0 150 0 0 0 0 0 0"}
     one = watched(tmp_path, (0,), wall_s=2.0, cpu_s=0.9, **after)
-    assert (one.seconds, one.cpu_seconds) == (2.0, 0.9)
+    assert (one.seconds, one.span_seconds, one.cpu_seconds) == (0.5, 2.0, 0.9)
     assert one.others_busy == pytest.approx((1.2 - 0.9) / 2.0)
     put(tmp_path)
     both = watched(tmp_path, (0, 1), wall_s=2.0, cpu_s=0.9, **after)
@@ -133,7 +136,7 @@ def test_the_kernel_runs_before_and_after_and_outside_of_the_block(tmp_path: Pat
     watch.start()
     readings = watch.stop()
     assert readings.calibration_ns == ((1000,) * 40, (1000,) * 40)
-    assert readings.seconds == 1e-6  # the two looks at the clock follow each other
+    assert readings.span_seconds == 1e-6  # the two looks at the clock follow each other
 
 
 def test_stopping_a_watch_that_was_not_started_is_a_mistake() -> None:
@@ -147,7 +150,7 @@ def test_this_machine_s_cores_are_those_allowed_at_the_start() -> None:
     readings = watch.stop()
     assert all(ns > 0 for block in readings.calibration_ns for ns in block)
     assert readings.preempted >= 0
-    assert readings.seconds > 0
+    assert readings.span_seconds > 0
 
 
 @contextmanager
@@ -222,3 +225,21 @@ def test_a_process_that_its_quota_stops_is_found() -> None:
         readings = measured(block)
     kinds = {finding.kind for finding in reading_findings("student", [readings])}
     assert "throttling" in kinds, readings
+
+
+def of(name_cpu_s: dict[str, float], *, others_busy: float | None) -> dict[str, Readings]:
+    return {
+        name: msgspec.structs.replace(READINGS, span_seconds=4.0, cpu_seconds=cpu_s, others_busy=others_busy)
+        for name, cpu_s in name_cpu_s.items()
+    }
+
+
+def test_processes_that_take_turns_are_not_each_other_s_disturbance() -> None:
+    found = without_each_other(of({"a": 1.0, "b": 2.0, "c": 1.0}, others_busy=0.4), cores=2)
+    assert {name: each.others_busy for name, each in found.items()} == {
+        "a": pytest.approx(0.4 - 3 / 8),
+        "b": pytest.approx(0.4 - 2 / 8),
+        "c": pytest.approx(0.4 - 3 / 8),
+    }
+    assert without_each_other(of({"a": 1.0, "b": 2.0}, others_busy=0.1), cores=2)["a"].others_busy == 0.0
+    assert without_each_other(of({"a": 1.0, "b": 2.0}, others_busy=None), cores=2)["a"].others_busy is None

@@ -213,7 +213,7 @@ def test_as_many_repeats_as_noise_met_are_measured_again() -> None:
 
 
 def test_what_stays_disturbed_is_told_as_it_is_after_the_last_attempt() -> None:
-    assert until_quiet("x" * 99) == (list(range(12)), 12, 12, 4)
+    assert until_quiet("x" * 99) == (list(range(18)), 18, 18, 6)
     assert until_quiet("x" * 99, attempts=2) == (list(range(6)), 6, 6, 2)
 
 

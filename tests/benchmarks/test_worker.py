@@ -1,5 +1,6 @@
 """The child's work, done in this process: what it measures and what it refuses."""
 
+import io
 import json
 import os
 import subprocess
@@ -21,7 +22,7 @@ from benchmarks.worker import LatencyJob, LatencyResult, QualityJob
 from serving.answers import probabilities
 from serving.bundle import Bundle, Item, TaskKind
 from serving.engine import Engine, Tokens
-from serving.errors import BadArtifact, BadRequest
+from serving.errors import BadArtifact, BadRequest, Transient
 
 ITEMS = (("good bad fine",), ("bright",), ("dull awful bad",))
 
@@ -62,7 +63,7 @@ def test_a_latency_job_yields_every_series_with_n_samples(tmp_path: Path) -> Non
     assert result.facts.digest == bundle.digest
     assert result.cold_start_ms > 0
     assert result.peak_mb >= result.rss_mb > 10
-    assert told == [(7, 7)]
+    assert told == [(0, 7), (0, 7), (3, 7), (7, 7)], "a word before each turn: the watch starts, two parts, it stops"
     assert result.real_ns == {"tokenize": [], "infer": [], "score": [], "end_to_end": []}
 
 
@@ -87,12 +88,17 @@ def test_texts_as_they_come_are_each_timed_once_at_their_own_length(
         "score": 3,
         "end_to_end": 3,
     }
-    assert asked[-3:] == [5, 3, 5]
-    assert sorted(asked[-3 - 7 - 2 : -3 - 7]) == [3, 5], "each length was seen once before the timed block"
-    assert told == [(10, 10)]
+    turns = ([5, 5] + [5] * 3, [3, 5, 5], [5, 5] + [5] * 4, [5, 5, 3, 5])  # two that settle, then the timed ones
+    in_turns = [length for turn in turns for length in turn]
+    assert asked[-len(in_turns) :] == in_turns
+    before = asked[: -len(in_turns)]
+    assert sorted(before[-2:]) == [3, 5], "each length was seen once before the timed block"
+    assert told == [(done, 10) for done in (0, 0, 3, 4, 8, 10)]
 
 
-def test_all_that_is_timed_lies_between_two_readings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_turn_is_waited_for_and_what_is_timed_lies_between_two_readings(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     tiny_bundle(tmp_path)
     events: list[str] = []
 
@@ -113,10 +119,13 @@ def test_all_that_is_timed_lies_between_two_readings(tmp_path: Path, monkeypatch
     monkeypatch.setattr(worker, "sample", sampled)
     buckets = {5: ITEMS[:1], 3: ITEMS[1:2]}
     result = worker.measure_latency(
-        latency_job(tmp_path, buckets=buckets, real=ITEMS), tell=lambda *_: events.append("tell")
+        latency_job(tmp_path, buckets=buckets, real=ITEMS, n=5),
+        tell=lambda *_: events.append("tell"),
+        turn=lambda: events.append("turn"),
     )
-    assert events == ["start", "7 samples", "7 samples", "3 samples", "stop", "tell"]
-    assert result.readings.seconds > 0
+    turns = [["start"], ["2 samples", "5 samples"], ["2 samples", "5 samples"], ["2 samples", "3 samples"], ["stop"]]
+    assert events == [event for turn in turns for event in ("tell", "turn", *turn)]
+    assert 0 < result.readings.seconds < result.readings.span_seconds
 
 
 def test_a_latency_job_answers_the_probes(tmp_path: Path) -> None:
@@ -210,14 +219,26 @@ def test_the_score_step_is_the_one_that_serves(tmp_path: Path, task: TaskKind, m
 
 
 def test_the_command_writes_a_result_and_tells_progress_as_json_lines(
-    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     tiny_bundle(tmp_path / "bundle")
     (tmp_path / "job.json").write_bytes(msgspec.json.encode(latency_job(tmp_path / "bundle")))
+    monkeypatch.setattr(sys, "stdin", io.StringIO("\n" * 4))
     assert worker.main([str(tmp_path / "job.json"), str(tmp_path / "result.json")]) == 0
     result = msgspec.json.decode((tmp_path / "result.json").read_bytes(), type=LatencyResult)
     assert result.variant == "tiny"
-    assert json.loads(capfd.readouterr().out) == {"done": 7, "total": 7}
+    assert [json.loads(line)["done"] for line in capfd.readouterr().out.splitlines()] == [0, 0, 3, 7]
+
+
+def test_a_process_whose_session_ended_ends_too(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tiny_bundle(tmp_path / "bundle")
+    (tmp_path / "job.json").write_bytes(msgspec.json.encode(latency_job(tmp_path / "bundle")))
+    monkeypatch.setattr(sys, "stdin", io.StringIO("\n\n"))
+    assert worker.main([str(tmp_path / "job.json"), str(tmp_path / "result.json")]) == Transient.exit_code
+    assert capfd.readouterr().err == "the session has ended: nobody waits for this process's times\n"
+    assert not (tmp_path / "result.json").exists()
 
 
 def test_an_expected_failure_is_told_on_stderr_with_its_exit_code(
