@@ -163,13 +163,22 @@ def behind(found: Mapping[str, Answered], task: "AnyTask", label_names: Sequence
     return {
         name: Behind(
             by_length=diagnostics.by_length(one.first.metric, one.first.answers, one.first.labels, one.lengths),
-            ece=None if one.chances is None else diagnostics.calibration(one.chances, one.first.labels),
+            ece=_ece(one),
             against_fp32=compared.get((name, own[name])),
             against_teacher=compared.get((name, BASELINE)),
             by_class={} if task.numeric else diagnostics.by_class(one.first.answers, one.first.labels, label_names),
         )
         for name, one in found.items()
     }
+
+
+def rival(one: Answered, teacher: Answered, task: "AnyTask") -> Behind:
+    """What can be known of a variant that this run did not make, whose own fp32 is not here."""
+    return Behind({}, ece=_ece(one), against_teacher=compare(one, teacher, against=BASELINE, task=task))
+
+
+def _ece(one: Answered) -> Score | None:
+    return None if one.chances is None else diagnostics.calibration(one.chances, one.first.labels)
 
 
 def compare(mine: Answered, theirs: Answered, *, against: str, task: "AnyTask") -> Comparison:

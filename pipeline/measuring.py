@@ -116,6 +116,9 @@ def leave_figures(
     for name, each in behind.items():
         n = also[name][metric].n
         others[name] |= judging.gate_scores(each, task, n=n) | agreement(each, task, n=n)
+    for v in champion:
+        each = judging.rival(answered[v.name], answered[judging.BASELINE], task)
+        others[v.name] |= agreement(each, task, n=also[v.name][metric].n) | ({"ece": each.ece} if each.ece else {})
     scores = {name: found.pop(metric) for name, found in also.items()}
     baselines = {name for name in answered if name.endswith(judging.FP32) or name == CHAMPION}
     figures = merged(

@@ -24,9 +24,19 @@ def workspace(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("readme")
 
 
+MEASURING = ("retort bench", "retort compare")  # they take folders, and no workspace
+SHORT = ("--processes", "2", "--real", "20", "--again-s", "0")
+
+
 def retort(command: str, workspace: Path) -> list[str]:
     arguments = shlex.split(command.replace("configs/demo.yaml", "configs/smoke.yaml"))[1:]
     return [*RETORT, *arguments, "--workspace", str(workspace)]
+
+
+def made(step: str, workspace: Path) -> Path:
+    """What a step of the run left."""
+    record = json.loads((workspace / "runs" / "smoke" / "run.json").read_text())
+    return workspace / "artifacts" / str(record["steps"][step]["key"])
 
 
 def run(command: str, workspace: Path) -> "subprocess.CompletedProcess[str]":
@@ -34,12 +44,29 @@ def run(command: str, workspace: Path) -> "subprocess.CompletedProcess[str]":
 
 
 @pytest.mark.timeout(900)
-@pytest.mark.parametrize("command", [command for command in COMMANDS if " serve " not in command])
+@pytest.mark.parametrize("command", [c for c in COMMANDS if " serve " not in c and not c.startswith(MEASURING)])
 def test_a_command_of_the_readme_works_and_ends_with_one_json_line(command: str, workspace: Path) -> None:
     done = run(command, workspace)
 
     assert done.returncode == 0, done.stderr
     assert isinstance(json.loads(done.stdout.splitlines()[-1]), dict)
+
+
+@pytest.mark.timeout(900)
+def test_bundles_are_measured_and_sessions_compared_as_the_readme_says(workspace: Path) -> None:
+    bench, compare = (shlex.split(command)[1:] for command in COMMANDS if command.startswith(MEASURING))
+    (workspace / "texts.txt").write_text("\n".join(f"Return {i} of the values that are not None." for i in range(60)))
+    for name, step in (("old", "export-student"), ("new", "quantize-student")):
+        (workspace / name).mkdir()
+        (workspace / name / "bundle").symlink_to(made(step, workspace) / "bundle")
+    done = subprocess.run([*RETORT, *bench, *SHORT], cwd=workspace, capture_output=True, text=True, timeout=600)
+    assert done.returncode in (0, 67), done.stderr  # 67: noise leaves it open
+    assert set(json.loads(done.stdout.splitlines()[-1])["targets"]) == {"ort-cpu"}
+    assert (workspace / "today" / "report.html").is_file()
+    (workspace / "monday").symlink_to(workspace / "today")
+    done = subprocess.run([*RETORT, *compare], cwd=workspace, capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout.splitlines()[-1])["sentences"]
 
 
 def test_a_second_run_of_a_finished_run_executes_no_stage(workspace: Path) -> None:
@@ -65,8 +92,7 @@ def test_the_summary_has_the_variants_and_their_figures(workspace: Path) -> None
 def test_a_bundle_is_read_without_retort_by_the_readmes_script(workspace: Path) -> None:
     (script,) = SCRIPT
     assert len(script.splitlines()) == 10
-    record = json.loads((workspace / "runs" / "smoke" / "run.json").read_text())
-    bundle = workspace / "artifacts" / record["steps"]["quantize-student"]["key"] / "bundle"
+    bundle = made("quantize-student", workspace) / "bundle"
     there = script.replace('"bundle/"', repr(f"{bundle}/"))
 
     done = subprocess.run([sys.executable, "-I", "-c", there], capture_output=True, text=True, timeout=60)

@@ -11,7 +11,7 @@ from fakes import Clock, expected_logits, tiny_bundle
 from receipts import READINGS
 
 from benchmarks import plan as plans
-from benchmarks.children import run_child
+from benchmarks.children import child, run_child
 from benchmarks.collect import Repeat, require_same
 from benchmarks.machine import affinity
 from benchmarks.openloop.results import ServerResult
@@ -279,6 +279,52 @@ def test_a_child_is_ended_when_its_parent_is_interrupted(tmp_path: Path, monkeyp
         run_child(job, result_type=QualityResult, threads=1, tell=interrupt, module="slow_child")
     with pytest.raises(ProcessLookupError):
         os.kill(int((tmp_path / "pid").read_text()), 0)
+
+
+@pytest.mark.parametrize("when", ["in its turn", "before its turn"])
+def test_a_child_that_dies_while_others_take_turns_is_told_with_its_last_lines(
+    when: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    code = 'import sys\nprint(\'{"done": 0, "total": 2}\', flush=True)\n'
+    code += "sys.stdin.readline()\n" if when == "in its turn" else ""
+    (tmp_path / "dying_child.py").write_text(code + "print('it hurts', file=sys.stderr)\nsys.exit(3)\n")
+    monkeypatch.setattr("benchmarks.children.CHECKOUT", tmp_path)
+    job = QualityJob("int8", {"kind": "ort-cpu"}, "", "classification", (), (), "")
+    with child(job, result_type=QualityResult, threads=1, module="dying_child", turns=True) as one:
+        assert one.ready() == 0
+        with pytest.raises(Failure) as caught:
+            one.step()
+    assert str(caught.value) == ("measuring int8: the process ended with exit code 3; its last lines:\n  it hurts")
+
+
+def test_a_variant_that_crashes_while_it_is_timed_ends_the_session_and_every_process_of_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "crashing_worker.py").write_text(
+        "import os, sys\n"
+        "from functools import partial\n"
+        "from benchmarks import worker\n"
+        "def measure(job):\n"
+        "    open(f'{os.environ[\"HOME\"]}/{os.getpid()}', 'w').close()\n"
+        "    if isinstance(job, worker.LatencyJob) and job.variant == 'b':\n"
+        "        turns = iter(range(3))\n"
+        "        turn = lambda: (worker.await_turn(), next(turns))\n"
+        "        return worker.measure_latency(job, tell=worker.tell, turn=turn)\n"
+        "    return worker._measure(job)\n"
+        "sys.exit(worker.child_main(sys.argv[1:], worker.Job, measure))\n"
+    )
+    tiny_bundle(tmp_path / "a")
+    monkeypatch.setenv("PYTHONPATH", f"{tmp_path}:{plans.__file__.removesuffix('/benchmarks/plan.py')}")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    variants = [variant(name, tmp_path / "a") for name in "ab"]
+    with pytest.raises(Failure, match=r"(?s)^measuring b: the process ended with exit code 1; .*StopIteration$"):
+        run_session(variants, items=ITEMS, out=tmp_path / "out", load=LOAD, worker="crashing_worker")
+    assert not (tmp_path / "out" / "receipt.json").exists()
+    pids = [int(path.name) for path in tmp_path.iterdir() if path.name.isdecimal()]
+    assert len(pids) == 4
+    for pid in pids:
+        with pytest.raises(ProcessLookupError):
+            os.kill(pid, 0)
 
 
 FACTS = Facts(digest="d" * 64, size_mb=1.0, parameters=1, providers=())

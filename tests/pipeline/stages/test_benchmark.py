@@ -166,7 +166,8 @@ def test_the_champion_is_measured_in_the_same_session_and_never_compared_with_an
     assert receipt.variant("champion").facts.digest == facts["champion"]
     champion, same = facts["figures"]["champion"], facts["figures"]["student-onnx-int8"]
     assert champion["accuracy"] == same["accuracy"]
-    assert not champion.keys() & set(gates.COMPARED)
+    assert champion.keys() & set(gates.COMPARED) == {"ece", "agreement"}
+    assert (champion["ece"], champion["agreement"]) == (same["ece"], same["agreement"])
     assert "champion" not in facts["by_length"]
 
 
