@@ -17,6 +17,10 @@ from serving.errors import BadArtifact, BadRequest, Failure, Transient
 CHECKOUT: Final = Path(__file__).resolve().parents[1]
 LAST_LINES: Final = 6
 GO: Final = b"\n"  # a line on stdin: it is your turn
+OUT_OF_MEMORY: Final = (
+    "the kernel's out-of-memory killer does this; free memory, or measure fewer variants: those of a repeat are all "
+    "loaded at once"
+)
 _BY_CODE: Final = {kind.exit_code: kind for kind in (BadRequest, BadArtifact, Transient)}
 _Result = TypeVar("_Result")
 
@@ -182,7 +186,7 @@ def _failure(variant: str, code: int, *, stderr: str) -> Failure:
     told = "\n  ".join(lines) or "(it wrote nothing to stderr)"
     if code < 0:
         name = signal.Signals(-code).name
-        hint = " (the kernel's out-of-memory killer does this; free memory and run again)" if name == "SIGKILL" else ""
+        hint = f" ({OUT_OF_MEMORY})" if name == "SIGKILL" else ""
         return Failure(f"measuring {variant}: the process was ended by {name}{hint}; its last lines:\n  {told}")
     kind = _BY_CODE.get(code, Failure)
     return kind(f"measuring {variant}: the process ended with exit code {code}; its last lines:\n  {told}")

@@ -21,7 +21,7 @@ Kind = Literal["calibration", "steal", "throttling", "preempted", "others", "aut
 CALIBRATION: Final = 1.10  # idle: 1.01; another clock, or a neighbour on the same core, is beyond
 STEAL: Final = 0.02
 THROTTLED: Final = 0.0  # one throttled period stops the process for tens of milliseconds: the run is void
-PREEMPTED_PER_S: Final = 50.0  # idle: 36; a neighbour on the same core makes hundreds
+PREEMPTED_PER_S: Final = 100.0  # of its own turns; idle: 71; a neighbour on the same core makes hundreds
 OTHERS: Final = 0.04  # idle: 0.017; a neighbour that computes takes a quarter of two cores
 AUTOCORRELATION: Final = 0.5  # chance: 0.3
 PHASES: Final = 1.10  # idle: 1.07 in 19 of 20 series
@@ -134,9 +134,10 @@ def _counted(each: Readings) -> Iterator[_Look]:
     if each.others_busy is not None:
         told = f"other processes took {each.others_busy:.1%} of the pinned cores' time"
         yield _Look("others", each.others_busy, OTHERS + TICKS_S / span, told)
-    rate = each.preempted / span
+    seconds = max(each.seconds, 1e-9)
+    rate = each.preempted / seconds
     told = f"it had to leave its core {rate:.0f} times a second"
-    yield _Look("preempted", rate, PREEMPTED_PER_S + PREEMPTED_FREE / span, told)
+    yield _Look("preempted", rate, PREEMPTED_PER_S + PREEMPTED_FREE / seconds, told)
 
 
 def _in_phases(samples: Sequence[int]) -> _Look:

@@ -10,7 +10,7 @@ from benchmarks.machine import affinity
 from benchmarks.pinning import pin
 from benchmarks.receipt import How, Load
 from benchmarks.targets import Target
-from benchmarks.turns import parts
+from benchmarks.turns import parts, rounds
 from benchmarks.worker import LatencyJob, QualityJob
 from serving.bundle import Item, TaskKind
 from serving.errors import BadRequest
@@ -68,9 +68,9 @@ class SessionPlan:
         )
 
     @property
-    def turns(self) -> int:
-        """In how many a process times its requests."""
-        return len(parts(self.load.n, self.load.lengths, real=len(self.real) and self.load.real))
+    def rounds(self) -> tuple[int, ...]:
+        """Those of the turns in which a process times its requests."""
+        return rounds(parts(self.load.n, self.load.lengths, real=len(self.real) and self.load.real))
 
     def tell(self, what: str) -> Callable[[int], None]:
         """Turn a child's "so many done in all" into steps."""

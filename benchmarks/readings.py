@@ -35,10 +35,12 @@ class Readings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Watch:
-    """Takes the readings of one process: `start()`, blocks of `active()` work with others' work between them, `stop()`.
+    """Takes the readings of one process: `calibrate()`, `begin()`, blocks of `active()` work with others' work between
+    them, `end()`, `calibrate()` again; then there are `readings()`.
 
-    The kernel runs outside both: what it costs is in no reading. `clock` and `cpu_clock` give nanoseconds (of the
-    wall; of this process on all its threads); `cores` are the pinned ones, by default those allowed at the start.
+    Each is a step of its own so that processes which take turns can all take one before any takes the next: then the
+    kernel of one is in no other's counters. `clock` and `cpu_clock` give nanoseconds (of the wall; of this process on
+    all its threads); `cores` are the pinned ones, by default those allowed at the beginning.
     """
 
     def __init__(
@@ -49,13 +51,18 @@ class Watch:
         root: Path = HERE,
         cores: Sequence[int] = (),
     ) -> None:
-        self._clock, self._cpu_clock, self._root, self._cores = clock, cpu_clock, root, tuple(cores)
-        self._begun: tuple[tuple[int, ...], Counters] | None = None
+        self._clock, self._cpu_clock, self._root = clock, cpu_clock, root
+        self._cores = tuple(cores) or affinity()
+        self._calibrations: list[tuple[int, ...]] = []
+        self._counters: list[Counters] = []
         self._active_ns = 0
 
-    def start(self) -> None:
-        self._cores = self._cores or affinity()
-        self._begun = calibrate(self._clock), self._count()
+    def calibrate(self) -> None:
+        """Time the fixed kernel."""
+        self._calibrations.append(calibrate(self._clock))
+
+    def begin(self) -> None:
+        self._count()
 
     @contextmanager
     def active(self) -> Iterator[None]:
@@ -64,11 +71,13 @@ class Watch:
         yield
         self._active_ns += self._clock() - begun_ns
 
-    def stop(self) -> Readings:
-        assert self._begun is not None, "start() comes before stop()"
-        now, (before_ns, then) = self._count(), self._begun
+    def end(self) -> None:
+        self._count()
+
+    def readings(self) -> Readings:
+        (then, now), (before, after) = self._counters, self._calibrations
         return Readings(
-            calibration_ns=(before_ns, calibrate(self._clock)),
+            calibration_ns=(before, after),
             preempted=now.preempted - then.preempted,
             seconds=self._active_ns / 1e9,
             span_seconds=(now.wall_ns - then.wall_ns) / 1e9,
@@ -78,8 +87,8 @@ class Watch:
             others_busy=_others_busy(then, now, cores=len(self._cores)),
         )
 
-    def _count(self) -> Counters:
-        return read_counters(self._cores, clock=self._clock, cpu_clock=self._cpu_clock, root=self._root)
+    def _count(self) -> None:
+        self._counters.append(read_counters(self._cores, clock=self._clock, cpu_clock=self._cpu_clock, root=self._root))
 
 
 def without_each_other(readings: Mapping[str, Readings], *, cores: int) -> dict[str, Readings]:

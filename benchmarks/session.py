@@ -32,6 +32,7 @@ from serving.bundle import Item, TaskKind
 __all__ = ["Progress", "Serve", "SessionPlan", "Variant", "interleaved", "run_session"]
 
 WORKER = "benchmarks.worker"
+CALIBRATE = BEGIN = END = 0  # turns of the first round, in which nothing is timed
 Serve = Callable[[SessionPlan, Variant], ServerResult | None]  # the server scenario of one variant
 
 
@@ -127,7 +128,7 @@ class _Timing:
         plan, variants = self.plan, _turn(self.plan.variants, number)
         with ExitStack() as stack:
             children = {each.name: stack.enter_context(self._opened(each, number)) for each in variants}
-            take_turns([one.step for one in children.values()], times=1 + plan.turns)
+            take_turns([one.step for one in children.values()], (CALIBRATE, BEGIN, *plan.rounds, END))
             results = {name: one.last() for name, one in children.items()}
         readings = without_each_other({k: each.readings for k, each in results.items()}, cores=len(plan.cores))
         return {v.name: self._checked(v, number, replace(results[v.name], readings=readings[v.name])) for v in variants}

@@ -18,13 +18,13 @@ from typing import Any, Final, NamedTuple
 import msgspec
 from tokenizers import Tokenizer
 
+from benchmarks.child import child_main, tell
 from benchmarks.children import run_child
 from benchmarks.lengths import exact_length_items, read_tokenizer
 from benchmarks.machine import affinity
 from benchmarks.measure import Latency, WarmUp, sample, summarize, warm_up
 from benchmarks.session import Variant, interleaved
 from benchmarks.targets import TARGET, Facts, Runner
-from benchmarks.worker import child_main, tell
 from serving.bundle import Item
 from serving.cpu import usable_threads
 from serving.errors import BadArtifact, BadRequest

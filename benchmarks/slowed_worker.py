@@ -10,18 +10,17 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Any, Final
 
+from benchmarks.child import await_turn, child_main
+from benchmarks.child import tell as told
 from benchmarks.targets import Runner
-from benchmarks.turns import await_turn
 from benchmarks.worker import (
     Job,
     LatencyJob,
     LatencyResult,
     QualityResult,
-    child_main,
     measure_latency,
     measure_quality,
 )
-from benchmarks.worker import tell as told
 
 SLOWED: Final = "slowed"
 SHARE: Final = 0.05

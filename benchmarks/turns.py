@@ -5,12 +5,9 @@ ratio: two processes that take turns of five requests differ by a fifth of what 
 (docs/log.md). One process works at a time; the others and the parent sleep.
 """
 
-import sys
 from collections.abc import Callable, Sequence
 from itertools import pairwise
 from typing import Final, NamedTuple
-
-from serving.errors import Transient
 
 REQUESTS: Final = 5  # a turn: few, for what slows a shared core may last for a hundredth of a second
 SETTLE: Final = 2  # requests before them that are not timed: they find the other variants' data in the caches
@@ -42,18 +39,20 @@ def parts(n: int, lengths: Sequence[int], *, real: int) -> tuple[Part, ...]:
     )
 
 
-def take_turns(turns: Sequence[Turn], *, times: int) -> None:
-    """Let each have so many turns: A B C, C B A, A B C, ..."""
-    for i in range(times):
-        for turn in turns if i % 2 == 0 else reversed(turns):
+def rounds(of: Sequence[Part]) -> tuple[int, ...]:
+    """How many turns at the same length came before each."""
+    return tuple(sum(other.length == part.length for other in of[:i]) for i, part in enumerate(of))
+
+
+def in_order(turns: Sequence[Turn], number: int) -> list[Turn]:
+    """Who goes first changes with every round, and who follows whom: A B C, C B A, B C A, A C B, ..."""
+    start = number // 2 % len(turns)
+    rotated = [*turns[start:], *turns[:start]]
+    return rotated if number % 2 == 0 else rotated[::-1]
+
+
+def take_turns(turns: Sequence[Turn], numbers: Sequence[int]) -> None:
+    """One turn for each in every round, in the order of its number."""
+    for number in numbers:
+        for turn in in_order(turns, number):
             turn()
-
-
-def await_turn() -> None:
-    """Sleep until the parent says so.
-
-    Raises:
-        Transient: it never will, for it has ended.
-    """
-    if not sys.stdin.readline():
-        raise Transient("the session has ended: nobody waits for this process's times")

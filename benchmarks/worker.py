@@ -5,7 +5,6 @@ Progress goes to stdout, one `{"done": i, "total": n}` per line; an expected fai
 exit code.
 """
 
-import errno
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -16,18 +15,18 @@ from typing import Any
 
 import msgspec
 
+from benchmarks.child import await_turn, child_main, tell
 from benchmarks.invariance import ITEMS as INVARIANCE_ITEMS
 from benchmarks.invariance import Invariance
 from benchmarks.measure import TOTAL, Step, WarmUp, no_garbage_collection, sample, warm_up
 from benchmarks.memory import memory
 from benchmarks.outputs import Floats, write_outputs
-from benchmarks.pinning import pin
 from benchmarks.readings import Readings, Watch
 from benchmarks.targets import TARGET, Facts, Runner
-from benchmarks.turns import REAL, SETTLE, Turn, await_turn, parts
+from benchmarks.turns import REAL, SETTLE, Turn, parts
 from serving.answers import probabilities
 from serving.bundle import Item, TaskKind
-from serving.errors import BadArtifact, Failure, Transient
+from serving.errors import BadArtifact
 
 _CHUNK = 16  # items between two looks at the clock
 _TELL_EVERY_S = 0.25
@@ -135,13 +134,18 @@ def _in_turns(runner: Runner, job: LatencyJob, *, tell: Tell, turn: Turn) -> tup
     items = {**job.buckets, REAL: job.real}
     found: dict[int, Series] = {length: {name: [] for name in (*steps, TOTAL)} for length in items}
     watch, done, total = Watch(), 0, len(job.buckets) * job.n + len(job.real)
-    tell(done, total)
-    turn()
-    watch.start()
+
+    def next_turn() -> None:
+        tell(done, total)
+        turn()
+
+    next_turn()
+    watch.calibrate()
+    next_turn()
+    watch.begin()
     with no_garbage_collection():
         for part in parts(job.n, tuple(job.buckets), real=len(job.real)):
-            tell(done, total)
-            turn()
+            next_turn()
             with watch.active():
                 mine = items[part.length]
                 sample(steps, _cyclic(mine, part.start - SETTLE, part.start), n=SETTLE)
@@ -149,9 +153,11 @@ def _in_turns(runner: Runner, job: LatencyJob, *, tell: Tell, turn: Turn) -> tup
             for name, samples in timed.items():
                 found[part.length][name] += samples
             done += part.stop - part.start
-    tell(done, total)
-    turn()
-    return found, watch.stop()
+    next_turn()
+    watch.end()
+    next_turn()
+    watch.calibrate()
+    return found, watch.readings()
 
 
 def _cyclic(items: Sequence[Item], start: int, stop: int) -> list[Item]:
@@ -206,24 +212,6 @@ def _see_every_length(runner: Runner, items: Sequence[Item]) -> None:
         runner.infer(one)
 
 
-def child_main(arguments: Sequence[str], job_type: Any, measure: Callable[[Any], Any]) -> int:
-    """Read a job, pin this process to its cores, write what `measure` finds; the exit code."""
-    job_file, result_file = map(Path, arguments)
-    job = msgspec.json.decode(job_file.read_bytes(), type=job_type)
-    try:
-        pin(job.cores)
-        result_file.write_bytes(msgspec.json.encode(measure(job)))
-    except Failure as failure:
-        sys.stderr.write(f"{failure}\n")
-        return failure.exit_code
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-            raise
-        sys.stderr.write(f"no space left on the disk of {error.filename or result_file.parent}; free some\n")
-        return Transient.exit_code
-    return 0
-
-
 def main(arguments: Sequence[str]) -> int:
     return child_main(arguments, Job, _measure)
 
@@ -232,12 +220,6 @@ def _measure(job: Job) -> LatencyResult | QualityResult:
     if isinstance(job, LatencyJob):
         return measure_latency(job, tell=tell, turn=await_turn)
     return measure_quality(job, tell=tell)
-
-
-def tell(done: int, total: int) -> None:
-    """A line of progress for the parent."""
-    sys.stdout.write(f'{{"done": {done}, "total": {total}}}\n')
-    sys.stdout.flush()
 
 
 if __name__ == "__main__":

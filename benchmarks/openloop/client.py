@@ -13,13 +13,13 @@ from collections.abc import Sequence
 
 import msgspec
 
+from benchmarks.child import child_main
 from benchmarks.openloop.connection import address_of
 from benchmarks.openloop.generator import Offer, drive
 from benchmarks.openloop.http_wire import HttpWire
 from benchmarks.openloop.messages import parse_url
 from benchmarks.openloop.schedule import poisson_ns
 from benchmarks.openloop.trace import Trace
-from benchmarks.worker import child_main
 from serving.errors import BadRequest
 
 

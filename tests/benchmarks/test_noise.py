@@ -81,7 +81,7 @@ EDGES = {
         "its CPU quota stopped it in 1 periods: give it whole cores or fewer threads",
     ),
     "others": ({"others_busy": 0.049}, {"others_busy": 0.052}, "other processes took 5.2% of the pinned cores' time"),
-    "preempted": ({"preempted": 110}, {"preempted": 112}, "it had to leave its core 56 times a second"),
+    "preempted": ({"preempted": 210}, {"preempted": 212}, "it had to leave its core 106 times a second"),
 }
 
 

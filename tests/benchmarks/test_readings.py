@@ -24,11 +24,15 @@ from benchmarks.readings import Watch
 os.sched_setaffinity(0, {int(sys.argv[1])})
 sys.stdin.readline()
 watch = Watch()
-watch.start()
-end = time.perf_counter() + 1.0
-while time.perf_counter() < end:
-    pass
-sys.stdout.write(msgspec.json.encode(watch.stop()).decode())
+watch.calibrate()
+watch.begin()
+with watch.active():
+    end = time.perf_counter() + 1.0
+    while time.perf_counter() < end:
+        pass
+watch.end()
+watch.calibrate()
+sys.stdout.write(msgspec.json.encode(watch.readings()).decode())
 """
 NEIGHBOUR = """
 import os, sys
@@ -69,13 +73,16 @@ def watched(root: Path, cores: tuple[int, ...], *, wall_s: float, cpu_s: float, 
     """The readings of a block that takes so long and after which the machine's files say `after`."""
     wall, cpu = Clock(), Clock()
     watch = Watch(clock=wall, cpu_clock=cpu, root=root, cores=cores)
-    watch.start()
+    watch.calibrate()
+    watch.begin()
     with watch.active():
         wall.now_ns += round(wall_s * 1e9 / 4)
     wall.now_ns, cpu.now_ns = round(wall_s * 1e9), round(cpu_s * 1e9)
     if after:
         put(root, **after)  # type: ignore[arg-type]
-    return watch.stop()
+    watch.end()
+    watch.calibrate()
+    return watch.readings()
 
 
 def test_others_are_what_the_pinned_cores_computed_less_what_the_process_did(tmp_path: Path) -> None:
@@ -133,21 +140,28 @@ def test_a_block_without_time_has_no_shares(tmp_path: Path) -> None:
 def test_the_kernel_runs_before_and_after_and_outside_of_the_block(tmp_path: Path) -> None:
     calls = iter(range(10**6))
     watch = Watch(clock=lambda: next(calls) * 1000, root=tmp_path, cores=(0,))
-    watch.start()
-    readings = watch.stop()
+    watch.calibrate()
+    watch.begin()
+    watch.end()
+    watch.calibrate()
+    readings = watch.readings()
     assert readings.calibration_ns == ((1000,) * 40, (1000,) * 40)
     assert readings.span_seconds == 1e-6  # the two looks at the clock follow each other
 
 
-def test_stopping_a_watch_that_was_not_started_is_a_mistake() -> None:
-    with pytest.raises(AssertionError, match=r"^start\(\) comes before stop\(\)$"):
-        Watch().stop()
+def test_readings_before_the_end_are_a_mistake() -> None:
+    watch = Watch()
+    watch.calibrate()
+    watch.begin()
+    with pytest.raises(ValueError, match="not enough values to unpack"):
+        watch.readings()
 
 
 def test_this_machine_s_cores_are_those_allowed_at_the_start() -> None:
     watch = Watch()
-    watch.start()
-    readings = watch.stop()
+    for step in (watch.calibrate, watch.begin, watch.end, watch.calibrate):
+        step()
+    readings = watch.readings()
     assert all(ns > 0 for block in readings.calibration_ns for ns in block)
     assert readings.preempted >= 0
     assert readings.span_seconds > 0

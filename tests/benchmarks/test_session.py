@@ -1,6 +1,8 @@
 """A real session of child processes on tiny bundles, and what it refuses."""
 
 import os
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -184,6 +186,23 @@ def test_each_variant_is_loaded_after_its_times_were_taken(tmp_path: Path) -> No
     assert receipt == read_receipt(tmp_path / "out")
 
 
+def test_a_session_beside_a_busy_neighbour_says_so(tmp_path: Path) -> None:
+    tiny_bundle(tmp_path / "a")
+    variants = [variant(name, tmp_path / "a") for name in "ab"]
+    load = Load(lengths=(5, 12), n=100, processes=1, real=500, again_s=0.0)
+    core = affinity()[0]  # where a session of one thread is pinned
+    code = f"import os; os.sched_setaffinity(0, {{{core}}}); print(flush=True)\nwhile True: pass"
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE) as neighbour:
+        try:
+            assert neighbour.stdout is not None
+            neighbour.stdout.readline()
+            receipt = run_session(variants, items=ITEMS, out=tmp_path / "out", load=load)
+        finally:
+            neighbour.kill()
+    assert "others" in {finding.kind for finding in receipt.findings}
+    assert receipt.disturbed.startswith("noise in ")
+
+
 def repeat_of(*, noisy: bool) -> Repeat:
     readings = msgspec.structs.replace(READINGS, others_busy=0.5 if noisy else 0.0)
     return {"a": LatencyResult("a", FACTS, 1.0, 1.0, 1.0, readings, {}, {"end_to_end": []}, [[0.0]])}
@@ -249,8 +268,8 @@ def test_a_child_killed_by_the_kernel_is_told_with_the_signal_and_a_hint(
 ) -> None:
     message = dying(tmp_path, monkeypatch, "import os\nos.kill(os.getpid(), 9)")
     assert message == (
-        "measuring int8: the process was ended by SIGKILL (the kernel's out-of-memory killer does this; free memory "
-        "and run again); its last lines:\n  (it wrote nothing to stderr)"
+        "measuring int8: the process was ended by SIGKILL (the kernel's out-of-memory killer does this; free memory, or "
+        "measure fewer variants: those of a repeat are all loaded at once); its last lines:\n  (it wrote nothing to stderr)"
     )
 
 
@@ -303,15 +322,15 @@ def test_a_variant_that_crashes_while_it_is_timed_ends_the_session_and_every_pro
     (tmp_path / "crashing_worker.py").write_text(
         "import os, sys\n"
         "from functools import partial\n"
-        "from benchmarks import worker\n"
+        "from benchmarks import child, worker\n"
         "def measure(job):\n"
         "    open(f'{os.environ[\"HOME\"]}/{os.getpid()}', 'w').close()\n"
         "    if isinstance(job, worker.LatencyJob) and job.variant == 'b':\n"
         "        turns = iter(range(3))\n"
-        "        turn = lambda: (worker.await_turn(), next(turns))\n"
-        "        return worker.measure_latency(job, tell=worker.tell, turn=turn)\n"
+        "        turn = lambda: (child.await_turn(), next(turns))\n"
+        "        return worker.measure_latency(job, tell=child.tell, turn=turn)\n"
         "    return worker._measure(job)\n"
-        "sys.exit(worker.child_main(sys.argv[1:], worker.Job, measure))\n"
+        "sys.exit(child.child_main(sys.argv[1:], worker.Job, measure))\n"
     )
     tiny_bundle(tmp_path / "a")
     monkeypatch.setenv("PYTHONPATH", f"{tmp_path}:{plans.__file__.removesuffix('/benchmarks/plan.py')}")

@@ -17,7 +17,7 @@ from fakes import expected_logits, tiny_bundle
 from benchmarks import pinning, worker
 from benchmarks.measure import sample
 from benchmarks.outputs import read_outputs
-from benchmarks.readings import Readings, Watch
+from benchmarks.readings import Watch
 from benchmarks.worker import LatencyJob, LatencyResult, QualityJob
 from serving.answers import probabilities
 from serving.bundle import Bundle, Item, TaskKind
@@ -63,7 +63,9 @@ def test_a_latency_job_yields_every_series_with_n_samples(tmp_path: Path) -> Non
     assert result.facts.digest == bundle.digest
     assert result.cold_start_ms > 0
     assert result.peak_mb >= result.rss_mb > 10
-    assert told == [(0, 7), (0, 7), (3, 7), (7, 7)], "a word before each turn: the watch starts, two parts, it stops"
+    assert told == [(done, 7) for done in (0, 0, 0, 3, 7, 7)], (
+        "a word before each turn; in the first two nothing is timed"
+    )
     assert result.real_ns == {"tokenize": [], "infer": [], "score": [], "end_to_end": []}
 
 
@@ -93,7 +95,7 @@ def test_texts_as_they_come_are_each_timed_once_at_their_own_length(
     assert asked[-len(in_turns) :] == in_turns
     before = asked[: -len(in_turns)]
     assert sorted(before[-2:]) == [3, 5], "each length was seen once before the timed block"
-    assert told == [(done, 10) for done in (0, 0, 3, 4, 8, 10)]
+    assert told == [(done, 10) for done in (0, 0, 0, 3, 4, 8, 10, 10)]
 
 
 def test_every_turn_is_waited_for_and_what_is_timed_lies_between_two_readings(
@@ -103,13 +105,17 @@ def test_every_turn_is_waited_for_and_what_is_timed_lies_between_two_readings(
     events: list[str] = []
 
     class Watched(Watch):
-        def start(self) -> None:
-            events.append("start")
-            super().start()
+        def calibrate(self) -> None:
+            events.append("calibrate")
+            super().calibrate()
 
-        def stop(self) -> Readings:
-            events.append("stop")
-            return super().stop()
+        def begin(self) -> None:
+            events.append("begin")
+            super().begin()
+
+        def end(self) -> None:
+            events.append("end")
+            super().end()
 
     def sampled(steps: Any, inputs: Any, *, n: int) -> Any:
         events.append(f"{n} samples")
@@ -123,7 +129,8 @@ def test_every_turn_is_waited_for_and_what_is_timed_lies_between_two_readings(
         tell=lambda *_: events.append("tell"),
         turn=lambda: events.append("turn"),
     )
-    turns = [["start"], ["2 samples", "5 samples"], ["2 samples", "5 samples"], ["2 samples", "3 samples"], ["stop"]]
+    timed = [["2 samples", f"{n} samples"] for n in (5, 5, 3)]
+    turns = [["calibrate"], ["begin"], *timed, ["end"], ["calibrate"]]
     assert events == [event for turn in turns for event in ("tell", "turn", *turn)]
     assert 0 < result.readings.seconds < result.readings.span_seconds
 
@@ -223,11 +230,11 @@ def test_the_command_writes_a_result_and_tells_progress_as_json_lines(
 ) -> None:
     tiny_bundle(tmp_path / "bundle")
     (tmp_path / "job.json").write_bytes(msgspec.json.encode(latency_job(tmp_path / "bundle")))
-    monkeypatch.setattr(sys, "stdin", io.StringIO("\n" * 4))
+    monkeypatch.setattr(sys, "stdin", io.StringIO("\n" * 6))
     assert worker.main([str(tmp_path / "job.json"), str(tmp_path / "result.json")]) == 0
     result = msgspec.json.decode((tmp_path / "result.json").read_bytes(), type=LatencyResult)
     assert result.variant == "tiny"
-    assert [json.loads(line)["done"] for line in capfd.readouterr().out.splitlines()] == [0, 0, 3, 7]
+    assert [json.loads(line)["done"] for line in capfd.readouterr().out.splitlines()] == [0, 0, 0, 3, 7, 7]
 
 
 def test_a_process_whose_session_ended_ends_too(
