@@ -45,7 +45,8 @@ def compare(
     days = [day for each in found if each.same_file and (day := headline(each.changes))]
     disturbed = [f"{name}'s session was disturbed" for name, each in (("A", a), ("B", b)) if each.disturbed]
     told = tuple(_told(each, days=days, disturbed=disturbed) for each in found)
-    return Comparison(told, (*elsewhere, *_notes(a, b, pairs), *_quality_notes(quality)))
+    days_told = (*_days_notes(found, same_session=a.digest == b.digest), *_notes(a, b, pairs))
+    return Comparison(told, (*elsewhere, *days_told, *_quality_notes(quality)))
 
 
 def _side_by_side(
@@ -54,7 +55,8 @@ def _side_by_side(
     """The figures of one pair, before anything is said of them."""
     one, other = a.variant(pair[0]), b.variant(pair[1])
     changes = tuple(changes_of(one, other, lengths=lengths, same_session=a.digest == b.digest))
-    same_file = one.facts.digest == other.facts.digest
+    runs = [(each.facts.digest, each.kind, side.how.threads) for each, side in ((one, a), (other, b))]
+    same_file = runs[0] == runs[1]  # and run in one way: else it is another thing to measure
     return Compared(*pair, same_file, times="unknown", sentence="", changes=changes, quality=quality)
 
 
@@ -150,6 +152,12 @@ def _notes(a: Receipt, b: Receipt, pairs: Pairs) -> tuple[str, ...]:
         *(f"Not compared, only in {side}: {', '.join(names)}." for side, names in alone.items() if names),
         *(f"{side}: {each.disturbed}." for side, each in (("A", a), ("B", b)) if each.disturbed),
     )
+
+
+def _days_notes(found: Sequence[Compared], *, same_session: bool) -> tuple[str, ...]:
+    if same_session or any(each.same_file for each in found):
+        return ()
+    return ("No file was measured in both: nothing says how much of a difference in times the days have made.",)
 
 
 def _quality_notes(quality: Mapping[str, QualityChange]) -> tuple[str, ...]:

@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 from benchmarks.bootstrap import median_interval
 from benchmarks.measure import PERCENTS, TOTAL, Latency, needed
+from benchmarks.openloop.results import ServerResult
 from benchmarks.ratios import ratio
 from benchmarks.receipt import Measured, Receipt
 from benchmarks.report import BASELINE
@@ -61,9 +62,16 @@ def _alone(measured: Measured, series: Mapping[str, _Series]) -> Figures:
     for name, values in (("cold_start_ms", measured.cold_start_ms), ("rss_mb", measured.rss_mb)):
         if values:
             figures |= _with_ends(name, median(values), *median_interval(values))
-    if measured.server is not None and measured.server.best_rps is not None:
-        figures["server_rps"] = measured.server.best_rps
-    return figures
+    return figures | (_server(measured.server) if measured.server is not None else {})
+
+
+def _server(found: ServerResult) -> Figures:
+    """The rate that kept the bound, which is the low end of what the server can do: 0 where even the lowest that was
+    asked broke it; the high end is the rate that broke it, where one did."""
+    if found.kept_rps is None and found.broken_rps is None:
+        return {}
+    kept = found.kept_rps or 0.0
+    return _with_ends("server_rps", kept, kept, found.broken_rps)
 
 
 def _values(one: Latency) -> tuple[tuple[float | None, float | None, float | None], ...]:

@@ -138,8 +138,8 @@ def comparisons(bundle: Path, items: Sequence[Item], told: Callable[[Compared], 
     return {
         "a/a": part("a/a", SAME, 20),
         "slowed": part("slowed", SLOWED, 10),
-        "a/a, busy neighbour": part("a/a, busy neighbour", SAME, 4, always),
-        "slowed, busy neighbour": part("slowed, busy neighbour", SLOWED, 4, always),
+        "a/a, busy neighbour": part("a/a, busy neighbour", SAME, 3, always),
+        "slowed, busy neighbour": part("slowed, busy neighbour", SLOWED, 3, always),
         "a/a, neighbour now and then": part("a/a, neighbour now and then", SAME, 2, now_and_then),
         "slowed, neighbour now and then": part("slowed, neighbour now and then", SLOWED, 2, now_and_then),
     }

@@ -31,7 +31,9 @@ _MARKUP = re.compile(r"[\\`|~]|\](?=[(\[:])|(?<![^\W_])_|_(?![^\W_])|\*(?=\S)|(?
 
 
 def write_outcomes(told: Outcomes, folder: Path) -> tuple[Path, ...]:
-    """Write outcome.md and, where a gate was asked, junit.xml into `folder`; the paths written."""
+    """Write outcome.md and, where a gate was asked, junit.xml into `folder`; the paths written. Where
+    none was asked, that of an earlier session does not stay."""
+    (folder / JUNIT).unlink(missing_ok=True)
     texts = {MARKDOWN: markdown(told), **({JUNIT: junit(told)} if told.verdict is not None else {})}
     for name, text in texts.items():
         (folder / name).write_text(text, encoding="utf-8")
@@ -49,7 +51,7 @@ def markdown(told: Outcomes) -> str:
     if verdict is not None:
         parts += [f"{_text(verdict.reason)}.", _table(rules_table(verdict))]
     if receipt.disturbed:
-        parts.append(f"**No verdict on times:** {_text(receipt.disturbed)}.")
+        parts.append(f"**Disturbed:** {_text(receipt.disturbed)}.")
     parts += [
         _table(variants_table(told)),
         f"{_text(circumstances(receipt))}.",

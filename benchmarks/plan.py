@@ -4,6 +4,7 @@ them."""
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryFile
 
 from benchmarks.lengths import exact_length_items, read_tokenizer, real_items
 from benchmarks.machine import affinity
@@ -114,8 +115,8 @@ def plan_session(
     """Check what is asked for, cut the inputs, make the folders.
 
     Raises:
-        BadRequest: nothing to measure, unequal threads or more than cores, a length no text reaches, or processes that
-            may not be pinned.
+        BadRequest: nothing to measure, unequal threads or more than cores, a length no text reaches, processes that
+            may not be pinned, or a folder that cannot be written.
     """
     names = [variant.name for variant in variants]
     if not names or len(set(names)) < len(names) or not items:
@@ -146,7 +147,14 @@ def logits_file(variant: Variant) -> str:
 
 
 def _made(out: Path) -> Path:
-    (out / "logits").mkdir(parents=True, exist_ok=True)
+    try:
+        (out / "logits").mkdir(parents=True, exist_ok=True)
+        for folder in (out, out / "logits"):  # asked by writing, since who may do everything is told so by os.access
+            TemporaryFile(dir=folder).close()
+    except OSError as error:
+        raise BadRequest(
+            f"the session's folder {out} cannot be made or written into ({error.strerror}); name another one"
+        ) from error
     return out
 
 

@@ -19,6 +19,8 @@ from serving.errors import BadArtifact
 
 SCHEMA: Final = 2  # 1 had no real lengths, no readings and no digest
 FILE: Final = "receipt.json"
+# What msgspec finds itself, bytes that are no text, and brackets in brackets.
+_UNREADABLE: Final = (msgspec.MsgspecError, UnicodeError, RecursionError)
 
 
 class Load(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -31,7 +33,7 @@ class Load(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """
 
     lengths: tuple[int, ...] = (16, 64)
-    n: int = 100
+    n: int = 200
     processes: int = 5
     real: int = 200
     probes: int = 8
@@ -149,14 +151,14 @@ def read_receipt(place: Path) -> Receipt:
     try:
         raw = path.read_bytes()
         schema = msgspec.json.decode(raw, type=_Schema).schema
-    except (OSError, msgspec.MsgspecError) as error:
+    except (OSError, *_UNREADABLE) as error:
         raise _no_receipt(path, error) from error
     if schema != SCHEMA:
         way_out = "update Retort" if schema > SCHEMA else "run the benchmark again"
         raise BadArtifact(f"{path} is a receipt of schema {schema}, and this version reads {SCHEMA}; {way_out}")
     try:
         receipt = msgspec.json.decode(raw, type=Receipt)
-    except msgspec.MsgspecError as error:
+    except _UNREADABLE as error:
         raise _no_receipt(path, error) from error
     if receipt.digest != _digest(receipt):
         raise BadArtifact(

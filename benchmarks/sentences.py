@@ -15,8 +15,8 @@ def times_told(
 ) -> tuple[Times, str]:
     """A word and a clause about times.
 
-    `days` are the changes of files that are the same on both sides: by as much as those, the sessions differ and not
-    the models. `disturbed` says what forbids a verdict on times.
+    `days` are the changes of files that are the same on both sides: by as much as the farther end of their intervals,
+    the sessions may differ and not the models. `disturbed` says what forbids a verdict on times.
     """
     if change is None:
         return "unknown", "too few samples to compare times"
@@ -31,9 +31,11 @@ def times_told(
         return "no difference seen", f"no certain difference at {at} ({span(change.low, change.high)})"
     ends = sorted((abs(1 - change.low), abs(1 - change.high)))
     told = f"B is {percent(share)} % {word} at {at} ({percent(ends[0])} to {percent(ends[1])} %)"
-    drift = max((abs(1 - day.ratio) for day in days if day.is_certain), default=0.0)
+    drift = max(
+        (abs(1 - end) for day in days for end in (day.low, day.ratio, day.high) if end is not None), default=0.0
+    )
     if share <= drift:
-        return "unknown", f"{told}, but a file that is the same in both differs by {percent(drift)} %"
+        return "unknown", f"{told}, but a file that is the same in both may differ by {percent(drift)} %"
     return ("faster" if word == "faster" else "slower"), told
 
 

@@ -29,7 +29,17 @@ def _serve(plan: SessionPlan, variant: Variant, *, scenario: Scenario, asked: op
         return None
     items, tell = plan.real or plan.items, plan.note(f"{variant.name} under load")
     if scenario == "http":
-        return load_bundle(variant.path, items, variant=variant.name, plan=asked, cores=affinity(), tell=tell)
+        cores = affinity()
+        _, left = split_cores(cores)
+        return load_bundle(
+            variant.path,
+            items,
+            variant=variant.name,
+            plan=asked,
+            cores=cores,
+            threads=min(plan.threads, len(left)),
+            tell=tell,
+        )
     return load_engine(
         variant.path,
         items,

@@ -19,12 +19,12 @@ from benchmarks.children import Child, child, run_child
 from benchmarks.collect import Kept, Repeat, collect, keep, missing, require_finite, require_same
 from benchmarks.machine import disturbance, read
 from benchmarks.noise import unknown
-from benchmarks.openloop.results import ServerResult
+from benchmarks.openloop.results import ServerResult, both
 from benchmarks.outputs import read_outputs
 from benchmarks.pinning import unpinned
 from benchmarks.plan import Progress, SessionPlan, Variant, logits_file, plan_session
 from benchmarks.readings import without_each_other
-from benchmarks.receipt import Load, Receipt, sealed, write_receipt
+from benchmarks.receipt import FILE, Load, Receipt, sealed, write_receipt
 from benchmarks.turns import take_turns
 from benchmarks.worker import LatencyResult, QualityResult
 from serving.bundle import Item, TaskKind
@@ -61,12 +61,14 @@ def run_session(
     """
     start, started, before = time.monotonic(), datetime.now(UTC).isoformat(timespec="seconds"), disturbance()
     plan = plan_session(variants, items=items, out=out, load=load or Load(), task=task, progress=progress)
+    (plan.out / FILE).unlink(missing_ok=True)  # an earlier session's, which must not lie beside what is found now
     quality = {variant.name: _measure_quality(plan, variant, worker) for variant in variants}
     timing = _Timing(plan, quality, worker)
     kept, attempts = measure_until_quiet(timing.repeat, load=plan.load)
     measured = [collect(v, [repeat[v.name] for repeat in kept.repeats], quality[v.name]) for v in variants]
     if serve is not None:
-        measured = [replace(each, server=serve(plan, v)) for each, v in zip(measured, variants, strict=True)]
+        served = _served_twice(plan, serve)
+        measured = [replace(each, server=served[each.name]) for each in measured]
     machine = read()
     receipt = Receipt(
         started=started,
@@ -153,6 +155,16 @@ class _Timing:
         wanted = self.plan.load.processes
         count = f"of {wanted}" if number < wanted else "(another was disturbed)"
         return self.plan.tell(f"latency of {variant.name}, process {number + 1} {count}")
+
+
+def _served_twice(plan: SessionPlan, serve: Serve) -> dict[str, ServerResult | None]:
+    """Each variant's rate, asked for on the way there and on the way back."""
+    there = {each.name: serve(plan, each) for each in plan.variants}
+    back = {each.name: serve(plan, each) for each in reversed(plan.variants)}
+    return {
+        name: both(one, other) if one is not None and (other := back[name]) is not None else None
+        for name, one in there.items()
+    }
 
 
 def _measure_quality(plan: SessionPlan, variant: Variant, worker: str) -> QualityResult:

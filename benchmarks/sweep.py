@@ -6,48 +6,77 @@ highest is luck in part, so a finalist counts with the less of two.
 """
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from typing import Final
 
 import msgspec
 
 from benchmarks.openloop.plan import Plan
 from benchmarks.openloop.results import Rate, ServerResult
-from serving.errors import BadRequest, Transient
+from serving.errors import BadRequest, Failure, Transient
 from serving.instances import Varies
 from serving.tuning import EXECUTORS_PER_SESSION, BatchPolicy, Earned, Point, Setting, Together, most_earned
 
 Measure = Callable[[Setting], ServerResult]  # may raise Varies: this setting would change answers
 Tell = Callable[[Earned], None]
+LeftOut = Callable[[Setting, Failure], None]
 
 FINALISTS: Final = 3
 
 
 def sweep(
-    cores: int, measure: Measure, *, items_per_request: int = 1, tell: Tell = lambda _: None
+    cores: int,
+    measure: Measure,
+    *,
+    items_per_request: int = 1,
+    tell: Tell = lambda _: None,
+    left_out: LeftOut = lambda _setting, _why: None,
 ) -> tuple[Earned, ...]:
-    """What each setting earned, those that would change answers left out; finalists are measured twice.
+    """What each setting earned; finalists are measured twice. Left out are those that would change answers, and those
+    whose process died, which are told: one that takes more memory than there is says nothing against the others.
 
     Raises:
         Transient: every point of round one was void; the other rounds would only take longer to say so.
+        Failure: no setting is left; why the last one is not.
     """
-    earned: dict[Setting, Earned] = {}
-
-    def round_of(settings: Sequence[Setting]) -> None:
-        for setting in settings:
-            try:
-                earned[setting] = _more(earned.get(setting), setting, measure(setting))
-            except Varies:
-                continue
-            tell(earned[setting])
-
-    round_of(splits(cores))
-    points = [point for each in earned.values() for point in each.points]
+    found = _Rounds(measure, tell, left_out)
+    found.measure_all(splits(cores))
+    points = [point for each in found.earned.values() for point in each.points]
     if all(point.void for point in points):
         raise Transient(f"nothing can be measured here: {points[-1].void}; leave the machine alone and run it again")
-    best = _best(earned)
-    round_of([other for setting in best for other in variations(setting, items_per_request=items_per_request)])
-    round_of(list(reversed(_best(earned))))
-    return tuple(earned.values())
+    best = _best(found.earned)
+    others = [other for setting in best for other in variations(setting, items_per_request=items_per_request)]
+    found.measure_all(others)
+    found.measure_all(list(reversed(_best(found.earned))))
+    return tuple(found.earned.values())
+
+
+@dataclass
+class _Rounds:
+    """Measures settings, one round after the other; keeps what each earned in all of them."""
+
+    measure: Measure
+    tell: Tell
+    left_out: LeftOut
+    earned: dict[Setting, Earned] = field(default_factory=dict)
+
+    def measure_all(self, settings: Sequence[Setting]) -> None:
+        died = None
+        for setting in settings:
+            try:
+                self.earned[setting] = _more(self.earned.get(setting), setting, self.measure(setting))
+            except Varies:
+                continue
+            except Failure as why:
+                if type(why) is not Failure:  # a request, a bundle or a machine that fails every setting
+                    raise
+                died = why
+                self.earned.pop(setting, None)
+                self.left_out(setting, why)
+            else:
+                self.tell(self.earned[setting])
+        if died is not None and not self.earned:
+            raise died
 
 
 def splits(cores: int) -> tuple[Setting, ...]:

@@ -18,7 +18,7 @@ from benchmarks.openloop.engine import EngineJob
 from benchmarks.openloop.plan import Plan
 from benchmarks.openloop.results import ServerResult
 from benchmarks.openloop.scenarios import QUEUE
-from benchmarks.sweep import Measure, Tell, sweep, winner
+from benchmarks.sweep import LeftOut, Measure, Tell, sweep, winner
 from serving.bundle import Bundle, Item, read_bundle
 from serving.cpu import usable_threads
 from serving.engine import Engine
@@ -43,14 +43,17 @@ def tune(
     queue: int = QUEUE,
     threads: int | None = None,
     tell: Tell = lambda _: None,
+    left_out: LeftOut = lambda _setting, _why: None,
 ) -> Tuning:
     """Sweep `bundle` here with `requests` in turn, each setting in a process of its own and with at most `threads`
-    (None: all there are), and write the tuning into `out` (by default the bundle's folder).
+    (None: all there are), and write the tuning into `out` (by default the bundle's folder). `left_out` is told the
+    settings whose process died.
 
     Raises:
-        BadRequest: no requests, a plan that cannot be carried out, a target whose name makes no file name, no setting
-            keeps the bound, or `out` is sealed or cannot be made.
+        BadRequest: no requests or such as the bundle does not answer, a plan that cannot be carried out, a target whose
+            name makes no file name, no setting keeps the bound, or `out` is sealed or cannot be made.
         BadArtifact: not a bundle, or not fit for this machine; or the tuning cannot be written.
+        Failure: every setting's process died.
     """
     if not requests or not all(requests):
         raise BadRequest(f"a sweep needs requests of one item or more: got {len(requests)}; give it texts")
@@ -60,8 +63,10 @@ def tune(
     if out is not None:
         _make(out)
     started, sealed = datetime.now(UTC).isoformat(timespec="seconds"), read_bundle(bundle)
+    _require_answered(sealed, requests)
     measure = _in_processes(sealed, requests, plan=plan, queue=queue)
-    earned = sweep(threads or usable_threads(), measure, items_per_request=max(map(len, requests)), tell=tell)
+    items = max(map(len, requests))
+    earned = sweep(threads or usable_threads(), measure, items_per_request=items, tell=tell, left_out=left_out)
     tuning = Tuning(
         bundle=sealed.digest,
         machine=identity(),
@@ -84,6 +89,18 @@ def _require_unsealed(folder: Path) -> None:
             f"{folder} is part of a sealed step, which one file more would break; copy the bundle and sweep the copy, "
             "or name another folder with --out"
         )
+
+
+def _require_answered(bundle: Bundle, requests: Sequence[Sequence[Item]]) -> None:
+    """A request that fails counts as one that broke the bound, so that the search would blame the bound for it."""
+    wanted = bundle.spec.texts_per_item
+    for item in (item for request in requests for item in request if len(item) != wanted):
+        way_out = "give lines of two texts with a tab between" if wanted > 1 else "give lines without a tab"
+        raise BadRequest(f"{item[0][:40]!r} is of an item of {len(item)} text(s), the bundle takes {wanted}: {way_out}")
+    try:
+        Engine(bundle, threads=1).answer(requests[0])
+    except BadRequest as error:
+        raise BadRequest(f"the first request is not answered: {error}; give it texts as are served") from error
 
 
 def _make(folder: Path) -> None:
@@ -123,11 +140,15 @@ def read_requests(texts: Path, *, items: int) -> tuple[tuple[Item, ...], ...]:
     end is dropped.
 
     Raises:
-        BadRequest: no such file, or too few lines for one request.
+        BadRequest: no such file, not UTF-8, or too few lines for one request.
     """
     if not texts.is_file():
         raise BadRequest(f"{texts} is no file; name one with a text a line")
-    lines = [tuple(line.split("\t")) for line in texts.read_text(encoding="utf-8").splitlines() if line.strip()]
+    try:
+        written = texts.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise BadRequest(f"{texts} is not UTF-8 from byte {error.start} on; write it in UTF-8") from error
+    lines = [tuple(line.split("\t")) for line in written.splitlines() if line.strip()]
     if items < 1 or len(lines) < items:
         raise BadRequest(f"{texts} has {len(lines)} texts, too few for a request of {items}; add texts")
     return tuple(tuple(lines[at : at + items]) for at in range(0, len(lines) - items + 1, items))
@@ -136,6 +157,11 @@ def read_requests(texts: Path, *, items: int) -> tuple[tuple[Item, ...], ...]:
 def told(earned: Earned) -> str:
     """One setting in a line."""
     return f"{earned.setting.told()}: {_rates(earned)} requests/s"
+
+
+def told_left_out(setting: Setting, why: Exception) -> str:
+    """One that was not measured, in a line or, with the last lines of its process, several."""
+    return f"{setting.told()}: left out: {why}"
 
 
 def build_table(tuning: Tuning) -> "Table":

@@ -70,7 +70,7 @@ class Bucket(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class LatencyResult(msgspec.Struct, frozen=True, tag="latency", forbid_unknown_fields=True):
-    """`cold_start_ms` runs from a bare interpreter to the first answer: import, load, create the session, answer.
+    """`cold_start_ms` runs from opening to the first answer: import the runtime, load, create the session, answer.
 
     `peak_mb` is the process's own high-water mark, `rss_mb` what is resident after the last sample; `readings` are of
     the timed block. `real_ns` has the series of the real items, `probe_logits` one flat list per probe.

@@ -1,15 +1,17 @@
 """`retort bench`: bundles beside each other on one or several targets, a session each, and a gate over all of them."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import nan
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from pipeline import quality
+from pipeline.bench_checks import AGREEMENT, require_judged, with_own_teacher
 from pipeline.bench_inputs import Given
 from pipeline.errors import BadRequest
 from pipeline.gates import Rule, Verdict, judge, require_measurable, require_targets
+from pipeline.telling import PAGE
 
 if TYPE_CHECKING:
     from benchmarks.receipt import Load, Receipt
@@ -20,8 +22,6 @@ if TYPE_CHECKING:
     from pipeline.quality import Score
     from serving.bundle import Bundle
 
-PAGE: Final = "report.html"
-AGREEMENT: Final = "agreement"
 _UNKNOWN: Final = quality.Score(AGREEMENT, nan, nan, nan, 0)  # numbers are never quite the same
 
 
@@ -42,6 +42,11 @@ class Asked:
     def candidates(self) -> tuple[str, ...]:
         """What the gate judges: all but the baseline, or the one there is."""
         return tuple(name for name in self.bundles if name != self.baseline) or (self.baseline,)
+
+    @property
+    def answers_in_labels(self) -> bool:
+        """Numbers are never quite the same, so that nobody agrees."""
+        return bool(next(iter(self.bundles.values())).spec.labels)
 
 
 @dataclass(frozen=True)
@@ -76,15 +81,12 @@ def bench(asked: Asked, reporter: "Reporter") -> Benched:
     Raises:
         BadRequest: a rule asks for what will not be measured, or no target can run here.
     """
-    load = asked.load
     skipped = {kind: why for kind, target in asked.targets.items() if (why := target.missing())}
     here = {kind: target for kind, target in asked.targets.items() if kind not in skipped}
     if not here:
         raise BadRequest("no target can run here: " + "; ".join(f"{kind} needs {why}" for kind, why in skipped.items()))
-    require_targets(asked.rules, here)
-    require_measurable(
-        asked.rules, n=load.n * load.processes, real=load.real * load.processes, processes=load.processes
-    )
+    asked = replace(asked, rules=with_own_teacher(asked.rules, asked.bundles))
+    _require_measured(asked, here)
     for kind, why in skipped.items():
         reporter.line(f"{kind} is skipped: it needs {why}")
     receipts = {kind: _session(asked, kind, target, reporter) for kind, target in here.items()}
@@ -94,6 +96,22 @@ def bench(asked: Asked, reporter: "Reporter") -> Benched:
     for kind in receipts:
         _write(asked, benched, kind)
     return benched
+
+
+def _require_measured(asked: Asked, targets: "Mapping[str, Target]") -> None:
+    """Every rule can be judged by what the sessions at these targets measure."""
+    load, labelled = asked.load, asked.given.labelled
+    require_targets(asked.rules, targets)
+    require_judged(
+        asked.rules,
+        bundles=asked.bundles,
+        targets=targets,
+        metrics=None if labelled is None else labelled[0].figures,
+        labels=asked.answers_in_labels,
+        bounded=asked.serve is not None,
+    )
+    n, real = load.n * load.processes, load.real * load.processes
+    require_measurable(asked.rules, n=n, real=real, processes=load.processes, setting="--")
 
 
 def outcomes(asked: Asked, benched: Benched, kind: str) -> "Outcomes":
@@ -164,7 +182,7 @@ def _agreement(asked: Asked, folder: Path) -> "dict[str, Score]":
     from benchmarks.invariance import labels_of
     from benchmarks.receipt import read_logits
 
-    if not next(iter(asked.bundles.values())).spec.labels:
+    if not asked.answers_in_labels:
         return dict.fromkeys(asked.bundles, _UNKNOWN)
     answers = {
         name: [labels_of(output, spec=bundle.spec) for output in read_logits(folder, name)]

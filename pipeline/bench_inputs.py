@@ -1,5 +1,6 @@
 """What `retort bench` reads before it measures: bundles, targets, and the texts that they are asked with."""
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +15,7 @@ from pipeline.data.labels import shown
 from pipeline.data.progress import silent
 from pipeline.data.table import Table
 from pipeline.errors import BadRequest
+from pipeline.gates import NAME
 from pipeline.tasks import Task
 from serving.bundle import Bundle, Item, ServingSpec, read_bundle
 
@@ -34,17 +36,19 @@ class Given:
 
 
 def read_bundles(arguments: Sequence[str]) -> dict[str, Bundle]:
-    """FOLDER, called as the bundle calls itself, or NAME=FOLDER.
+    """FOLDER, called as the bundle calls itself, or NAME=FOLDER; what is a folder as it stands is one.
 
     Raises:
-        BadRequest: two have one name, or they do different tasks.
+        BadRequest: a name that rules and files cannot have, two have one name, or they do different tasks.
         BadArtifact: a folder is no bundle, or was altered.
     """
     found: dict[str, Bundle] = {}
     for argument in arguments:
-        name, equals, folder = argument.partition("=")
+        name, equals, folder = ("", "", argument) if Path(argument).is_dir() else argument.partition("=")
+        if equals:
+            _require_name(name, argument)
         bundle = read_bundle(Path(folder if equals else argument))
-        name = name if equals else bundle.spec.name
+        name = name if equals else _require_name(bundle.spec.name, argument)
         if name in found:
             raise BadRequest(
                 f"two bundles are called {name!r}: tell them apart by NAME=FOLDER, as in new={bundle.path}"
@@ -55,6 +59,15 @@ def read_bundles(arguments: Sequence[str]) -> dict[str, Bundle]:
         told = ", ".join(f"{name} {task} of {texts} text(s)" for name, (task, texts) in asked.items())
         raise BadRequest(f"bundles are compared on the same items, and these do: {told}; measure them apart")
     return found
+
+
+def _require_name(name: str, argument: str) -> str:
+    if not re.fullmatch(NAME, name):
+        raise BadRequest(
+            f"{argument}: a bundle cannot be called {name!r}, as rules and files name it: NAME=FOLDER takes a letter, "
+            "then letters, digits, '_', '-' and '.', as in new=path/to/bundle"
+        )
+    return name
 
 
 def read_targets(texts: Sequence[str], *, threads: int | None) -> "dict[str, Target]":

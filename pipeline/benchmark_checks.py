@@ -3,11 +3,13 @@
 from collections.abc import Iterable, Sequence
 from importlib.metadata import PackageNotFoundError, version
 
+from benchmarks.targets import SERVED
 from pipeline.config import RunConfig
 from pipeline.errors import BadRequest
 from pipeline.gates import (
     COMPARED,
     MEASURED,
+    SEARCHED,
     TASK_METRICS,
     Rule,
     parse_rules,
@@ -66,10 +68,12 @@ def check_gate(config: RunConfig) -> None:
     rules = parse_rules(config.register.gate)
     _check_measurable(config, rules)
     for rule in rules:
-        metric = rule.metric.removesuffix("_low").removesuffix("_high")
-        if metric not in known:
-            kind = "is no metric of this task" if metric in (*TASK_METRICS, *COMPARED) else "is not measured"
-            raise BadRequest(f"register.gate: {rule.text!r}: {metric} {kind}; known here: {', '.join(sorted(known))}")
+        if rule.figure not in known:
+            kind = "is no metric of this task" if rule.figure in (*TASK_METRICS, *COMPARED) else "is not measured"
+            raise BadRequest(
+                f"register.gate: {rule.text!r}: {rule.figure} {kind}; known here: {', '.join(sorted(known))}"
+            )
+        _check_served(config, rule)
         variants = variants_of(config, rule.target)
         if rule.baseline not in (None, CHAMPION, *variants):
             where = f" at {rule.target}" if rule.target else ""
@@ -77,6 +81,25 @@ def check_gate(config: RunConfig) -> None:
                 f"register.gate: {rule.text!r}: there is no variant {rule.baseline!r}{where}; a baseline is 'teacher' "
                 f"or one of {', '.join(variants)}"
             )
+
+
+def _check_served(config: RunConfig, rule: Rule) -> None:
+    """A rate under load is measured where a bound is set, of what the server runs."""
+    if rule.figure not in SEARCHED:
+        return
+    asked, target = config.benchmark, rule.target or config.benchmark.first
+    if asked.server is None:
+        raise BadRequest(
+            f"register.gate: {rule.text!r}: {rule.figure} is measured under a bound on latency, and none is set: set "
+            "benchmark.server.bound_ms, or take the rule out"
+        )
+    if asked.targets[target].kind != SERVED:
+        served = [name for name, each in asked.targets.items() if each.kind == SERVED]
+        way_out = f"ask at {' or '.join(served)}" if served else "add one to benchmark.targets, or take the rule out"
+        raise BadRequest(
+            f"register.gate: {rule.text!r}: the server runs bundles as at a target of kind {SERVED}, and {target!r} is "
+            f"of kind {asked.targets[target].kind}: {way_out}"
+        )
 
 
 def _check_measurable(config: RunConfig, rules: Sequence[Rule]) -> None:

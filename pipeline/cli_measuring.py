@@ -1,5 +1,6 @@
 """The commands `retort bench`, `compare` and `tune`: they parse, call what measures or compares, and print."""
 
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -40,7 +41,7 @@ def bench(
     ] = None,
     baseline: Annotated[str | None, typer.Option(help="Whom the others are compared with; default: the first.")] = None,
     lengths: Annotated[str, typer.Option(help="Input lengths in tokens.")] = "16,64",
-    samples: Annotated[int, typer.Option(min=10, help="Requests a length and process.")] = 100,
+    samples: Annotated[int, typer.Option(min=10, help="Requests a length and process.")] = 200,
     real: Annotated[int, typer.Option(min=0, help="Texts as they come, a process.")] = 200,
     processes: Annotated[int, typer.Option(min=1, help="Processes of each bundle.")] = 5,
     threads: Annotated[int | None, typer.Option(min=1, help="Default: what affinity and cgroup allow.")] = None,
@@ -130,7 +131,7 @@ def tune(
 
     Example:  retort tune path/to/bundle --texts texts.txt --bound-ms 20
     """
-    from benchmarks.tune import PLAN, build_table, read_requests, told
+    from benchmarks.tune import PLAN, build_table, read_requests, told, told_left_out
     from benchmarks.tune import tune as find
     from pipeline.progress import Console
     from serving.tuning import tuning_file
@@ -143,6 +144,7 @@ def tune(
         target=target,
         out=out,
         tell=lambda earned: reporter.line(told(earned)),
+        left_out=lambda setting, why: reporter.line(told_left_out(setting, why)),
     )
     console = _console()
     console.print(build_table(found))
@@ -197,7 +199,7 @@ def _serve(bound_ms: float | None, scenario: Literal["engine", "http"]) -> Any:
 
 
 def _above_nothing(bound_ms: float) -> float:
-    if bound_ms <= 0:
+    if not 0 < bound_ms < math.inf:
         raise BadRequest(f"--bound-ms {bound_ms:g}: give a number above 0")
     return bound_ms
 
@@ -208,7 +210,8 @@ def _show(asked: "Asked", benched: "Benched") -> None:
     from rich.table import Table
 
     from benchmarks.shown import circumstances, variants_table
-    from pipeline.bench import PAGE, folder_of, outcomes
+    from pipeline.bench import folder_of, outcomes
+    from pipeline.telling import PAGE
 
     console = _console()
     for kind, receipt in benched.receipts.items():

@@ -9,10 +9,11 @@ import msgspec
 from pipeline.errors import BadArtifact
 from pipeline.gate_rules import TASK_METRICS
 from pipeline.paired_quality import paired_quality, session_label
-from pipeline.workspace import RECORD, Workspace
+from pipeline.workspace import RECORD, Workspace, read_record
 
 if TYPE_CHECKING:
     from benchmarks.comparison import Comparison
+    from benchmarks.receipt import Receipt
 
 FIGURES = "figures.json"
 Figures = Mapping[str, Mapping[str, float]]
@@ -35,7 +36,7 @@ def compare_places(
     one, other = (_session_folder(place) for place in (a, b))
     mine, theirs = read_receipt(one), read_receipt(other)
     pairs = pairs or pairs_by_name(mine, theirs)
-    figures = [_figures(each) for each in (one, other)]
+    figures = [_figures(place, receipt) for place, receipt in ((one, mine), (other, theirs))]
     metric = metric_of(*figures)
     quality = quality_changes(*figures, metric=metric, pairs=pairs) if metric else {}
     quality |= paired_quality(a, b, pairs=pairs)
@@ -52,7 +53,7 @@ def _session_folder(place: Path) -> Path:
     record = place / RECORD
     if not record.is_file():
         return place
-    told = msgspec.json.decode(record.read_bytes())
+    told = read_record(record)
     step = told["steps"].get(session_label(told))
     found = Workspace.open(place.resolve().parents[1]).store.get(step["key"]) if step else None
     if found is None:
@@ -60,15 +61,25 @@ def _session_folder(place: Path) -> Path:
     return found.path
 
 
-def _figures(place: Path) -> dict[str, dict[str, float]]:
-    """None where they were not kept."""
+def _figures(place: Path, receipt: "Receipt") -> dict[str, dict[str, float]]:
+    """None where they were not kept. They must be those of the receipt, which has the same p50."""
+    from benchmarks.measure import TOTAL
+
     path = (place if place.is_dir() else place.parent) / FIGURES
     if not path.is_file():
         return {}
     try:
-        return msgspec.json.decode(path.read_bytes(), type=dict[str, dict[str, float]])
+        figures = msgspec.json.decode(path.read_bytes(), type=dict[str, dict[str, float]])
     except (OSError, UnicodeDecodeError, msgspec.MsgspecError) as error:
         raise BadArtifact(
             f"{path} does not hold the figures of a benchmark ({error}); measure again, or remove it, and quality is "
             "left uncompared"
         ) from error
+    for each in receipt.variants:
+        latency = each.latency[max(each.latency)][TOTAL]
+        if figures.get(each.name, {}).get("p50_ms") != latency.p50_ms:
+            raise BadArtifact(
+                f"{path} is of another session than the receipt beside it ({each.name} has another p50); measure "
+                "again, or remove it, and quality is left uncompared"
+            )
+    return figures

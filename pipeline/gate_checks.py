@@ -1,7 +1,8 @@
 """One rule on one variant of one measuring session. Pure.
 
 Without confidence a rule compares two numbers. With it, every number stands for its 95 % interval: the rule passes if
-its unfavourable end does, fails if its favourable end does not pass, and is INCONCLUSIVE between.
+its unfavourable end does, fails if its favourable end does not pass, and is INCONCLUSIVE between. What was searched for
+(`server_rps`) is always taken by its ends: the search knows what was kept and what was too much, and nothing between.
 """
 
 import math
@@ -12,7 +13,7 @@ from typing import Final, Literal, NamedTuple
 
 import msgspec
 
-from pipeline.gate_rules import COMPARED, EXACT, HIGH, LOW, REPEATED, TASK_METRICS, TIMED, Rule
+from pipeline.gate_rules import COMPARED, EXACT, HIGH, LOW, PROCESSES, REPEATED, SEARCHED, TASK_METRICS, TIMED, Rule
 from pipeline.naming import CHAMPION
 
 Outcome = Literal["PASS", "FAIL", "INCONCLUSIVE"]
@@ -58,17 +59,19 @@ class Session:
 
 
 class Range(NamedTuple):
-    """A figure with its 95 % interval; one that is known exactly has no width."""
+    """A figure with its 95 % interval; one that is known exactly has no width, `high` may be infinite."""
 
     low: float
     value: float
     high: float
 
     def __str__(self) -> str:
+        if self.high == math.inf:
+            return f"{self.value:.4g} or more"
         return f"{self.value:.4g}" if self.low == self.high else f"{self.value:.4g} [{self.low:.4g}, {self.high:.4g}]"
 
     def times(self, factor: float) -> "Range":
-        low, high = sorted((factor * self.low, factor * self.high))
+        low, high = sorted((factor * self.low, factor * self.high)) if factor else (0.0, 0.0)
         return Range(low, factor * self.value, high)
 
 
@@ -117,6 +120,15 @@ def range_of(figures: Mapping[str, float], name: str) -> Range | None:
     return Range(min(low, value), value, max(high, value))
 
 
+def _ends(figures: Mapping[str, float], name: str) -> Range | None:
+    """`range_of`; of what was searched for all that the search came to know: no end above where nothing was too
+    much."""
+    if name not in SEARCHED:
+        return range_of(figures, name)
+    value, low, high = (known(figures, f"{name}{end}") for end in ("", LOW, HIGH))
+    return None if value is None else Range(value if low is None else low, value, math.inf if high is None else high)
+
+
 def _reference(rule: Rule, session: Session) -> float | None:
     """What the factor multiplies: 1 without a baseline; None where there is no such figure."""
     if rule.baseline is None:
@@ -141,24 +153,24 @@ def _compared(rule: Rule, variant: str, session: Session, *, value: float | None
         missing = variant if value is None else rule.baseline
         text = f"{_label(rule)} of {missing} is not known (not measured, or too few samples to report it)"
         return _Said("INCONCLUSIVE", text)
-    if rule.confident:
-        return _with_confidence(rule, variant, session)
+    if rule.confident or rule.metric in SEARCHED:
+        return _by_ends(rule, variant, session)
     bound = rule.factor * reference
     passed = _OPERATORS[rule.op](value, bound)
     text = f"{_label(rule)} {value:.4g} is {'' if passed else 'not '}{rule.op} {bound:.4g}{_source(rule, reference)}"
     return _Said("PASS" if passed else "FAIL", text)
 
 
-def _with_confidence(rule: Rule, variant: str, session: Session) -> _Said:
+def _by_ends(rule: Rule, variant: str, session: Session) -> _Said:
     """By the ratio that was measured as one where there is one: its interval is narrower than what two intervals
     leave."""
-    mine = range_of(session.figures[variant], rule.metric)
+    mine = _ends(session.figures[variant], rule.metric)
     if rule.baseline is None:
         return _between(rule, mine, bound=_point(rule.factor)) if mine else _no_interval(rule, variant)
     ratio = _ratio(rule, variant, session)
     if ratio is not None:
         return _between(rule, ratio, bound=_point(rule.factor), over=rule.baseline)
-    theirs = range_of(session.figures[rule.baseline], rule.metric)
+    theirs = _ends(session.figures[rule.baseline], rule.metric)
     if mine is None or theirs is None:
         return _no_interval(rule, variant if mine is None else rule.baseline)
     return _between(rule, mine, bound=theirs.times(rule.factor), source=_source(rule, theirs.value))
@@ -178,17 +190,21 @@ def _between(rule: Rule, one: Range, *, bound: Range, source: str = "", over: st
     outcome: Outcome = "PASS" if worst else "INCONCLUSIVE" if best else "FAIL"
     what = f"{_label(rule)} over {over}'s" if over else _label(rule)
     is_ = {"PASS": "is", "FAIL": "is not", "INCONCLUSIVE": "may or may not be"}[outcome]
-    open_ = f": the 95 % interval leaves it open, {_narrower(rule)}" if outcome == "INCONCLUSIVE" else ""
+    open_ = f": {_narrower(rule, one, bound)}" if outcome == "INCONCLUSIVE" else ""
     return _Said(outcome, f"{what} {one} {is_} {rule.op} {bound}{source}{open_}", one if over else None)
 
 
-def _narrower(rule: Rule) -> str:
+def _narrower(rule: Rule, *ends: Range) -> str:
+    if rule.figure in SEARCHED:
+        unbroken = any(each.high == math.inf for each in ends)
+        known_so_far = "no rate is known to break the bound" if unbroken else "no more than that is known"
+        return f"{known_so_far}, the receipt's points say why"
     quality = rule.figure in (*TASK_METRICS, *COMPARED)
-    return "more test items narrow it" if quality else "more processes narrow it"
+    return f"the 95 % interval leaves it open, more {'test items' if quality else 'processes'} narrow it"
 
 
 def _no_interval(rule: Rule, variant: str) -> _Said:
-    repeated = "measure in two processes or more, or " if rule.figure in REPEATED else ""
+    repeated = f"measure in {PROCESSES} processes or more, or " if rule.figure in REPEATED else ""
     text = f"{_label(rule)} of {variant} has no interval to be sure by: {repeated}leave 'with confidence' out"
     return _Said("INCONCLUSIVE", text)
 

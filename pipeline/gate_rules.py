@@ -24,7 +24,9 @@ ALIASES: Final = {"teacher": TEACHER}
 # the teacher does. judging.py says which a task has.
 COMPARED: Final = ("drop", "flips", "ece", "agreement")
 _AGAINST_OWN: Final = ("drop", "flips")  # which the champion's session measured, and not this one
-# An interval of these is one over processes, so it takes two of them.
+# An interval of these is one over processes. A bootstrap's cannot leave the range that was seen, and n processes hold
+# the median between them with a chance of 1 - 2^(1 - n): 50 % for two, 94 % for five.
+PROCESSES: Final = 5
 LATENCY: Final = (
     *("p50_ms", "p95_ms", "p99_ms", "p50_ms_short", "p95_ms_short", "p99_ms_short"),
     *("p50_ms_real", "p95_ms_real", "p99_ms_real", "speedup_p50", "cold_start_ms"),
@@ -34,6 +36,10 @@ REPEATED: Final = (*LATENCY, "rss_mb")
 TIMED: Final = (*LATENCY, "server_rps")
 # Known to the last byte: they have no interval because nothing about them is uncertain.
 EXACT: Final = ("size_mb", "params")
+# One figure of a session: nothing says how far another one would be from it.
+WITHOUT_INTERVAL: Final = ("peak_mb", "batch_difference", "batch_flips")
+# What a search came to: the low end was kept, and the high one, where it got so far, was too much.
+SEARCHED: Final = ("server_rps",)
 MEASURED: Final = (*TIMED, "peak_mb", "rss_mb", *EXACT, "batch_difference", "batch_flips", *COMPARED)
 # Of a classifier that may refuse: how well its highest probability tells items of its classes from those out of scope
 # (oos), and which share of either it refuses.
@@ -49,10 +55,10 @@ LOW, HIGH = ENDS = ("_low", "_high")
 # The samples that must lie beyond a percentile: benchmarks.measure.BEYOND, which cannot be imported without numpy.
 BEYOND: Final = 10
 
-_NAME: Final = r"[A-Za-z][\w.-]*"
+NAME: Final = r"[A-Za-z][\w.-]*"  # of a baseline or a target
 _RULE = re.compile(
     r"\s*(?P<metric>[a-z][\w.]*)\s*(?P<op>>=|<=|>|<)\s*(?P<bound>-?\d+(?:\.\d*)?(?:[eE]-?\d+)?)"
-    rf"\s*(?:\*\s*(?P<baseline>{_NAME}))?(?:\s+at\s+(?P<target>{_NAME}))?(?:\s+with\s+(?P<confidence>confidence))?\s*"
+    rf"\s*(?:\*\s*(?P<baseline>{NAME}))?(?:\s+at\s+(?P<target>{NAME}))?(?:\s+with\s+(?P<confidence>confidence))?\s*"
 )
 _PERCENTILE = re.compile(r"p(?P<percent>\d+(?:\.\d+)?)_ms(?P<series>_\w+)?")
 
@@ -79,7 +85,8 @@ def parse_rule(text: str) -> Rule:
     """Read one rule.
 
     Raises:
-        BadRequest: it is not of the grammar, names a metric nobody measures, or asks for confidence in an end.
+        BadRequest: it is not of the grammar, names a metric nobody measures, asks for confidence in an end, or for an
+            interval where there never is one.
     """
     match = _RULE.fullmatch(text)
     if not match:
@@ -91,6 +98,11 @@ def parse_rule(text: str) -> Rule:
         raise BadRequest(
             f"rule '{text}': '{metric}' is an end of the interval already; write '{figure} ... with confidence', or "
             "leave 'with confidence' out"
+        )
+    if (figure in WITHOUT_INTERVAL and confident) or (figure in (*WITHOUT_INTERVAL, *EXACT) and figure != metric):
+        raise BadRequest(
+            f"rule '{text}': '{figure}' never has an interval; ask for '{figure}' itself, without "
+            f"{'with confidence' if confident else metric.removeprefix(figure)!r}"
         )
     if baseline == CHAMPION and figure in _AGAINST_OWN:
         raise BadRequest(
@@ -129,31 +141,41 @@ def require_targets(rules: Sequence[Rule], targets: Collection[str]) -> None:
             )
 
 
-def require_measurable(rules: Sequence[Rule], *, n: int, real: int | None = None, processes: int | None = None) -> None:
+def require_measurable(
+    rules: Sequence[Rule],
+    *,
+    n: int,
+    real: int | None = None,
+    processes: int | None = None,
+    setting: str = "benchmark.",
+) -> None:
     """Raise BadRequest where a rule asks for a percentile, or for an interval, that this much measuring cannot give.
 
     `n` are the samples of one length and `real` those of texts as they come (None: `n` too), over all processes of a
-    variant; an interval takes two `processes` (None: not looked at).
+    variant; a 95 % interval takes PROCESSES `processes` (None: not looked at). `setting` is what the names of settings
+    begin with where they are set.
     """
     for rule in rules:
         if match := _PERCENTILE.fullmatch(rule.figure):
             of_real = match["series"] == "_real"
-            _require_samples(rule, match["percent"], taken=real if of_real and real is not None else n, of_real=of_real)
+            taken = real if of_real and real is not None else n
+            settings = f"{setting}{'real' if of_real else 'samples'} or {setting}processes"
+            _require_samples(rule, match["percent"], taken=taken, settings=settings)
         asks_interval = rule.confident or rule.figure != rule.metric
-        if processes is not None and processes < 2 and asks_interval and rule.figure in REPEATED:
+        if processes is not None and processes < PROCESSES and asks_interval and rule.figure in REPEATED:
             raise BadRequest(
-                f"rule '{rule.text}': an interval takes two processes or more, and {processes} is measured in: raise "
-                "benchmark.processes, or ask for the figure without its interval"
+                f"rule '{rule.text}': a 95 % interval takes {PROCESSES} processes or more, and {processes} "
+                f"{'is' if processes == 1 else 'are'} asked for: raise {setting}processes, or ask for the figure "
+                "without its interval"
             )
 
 
-def _require_samples(rule: Rule, percent: str, *, taken: int, of_real: bool) -> None:
+def _require_samples(rule: Rule, percent: str, *, taken: int, settings: str) -> None:
     needed = samples_needed(percent)
     if taken < needed:
         raise BadRequest(
             f"rule '{rule.text}': a p{percent} takes {needed:,} samples, {BEYOND} of them beyond it, and {taken:,} are "
-            f"taken: raise benchmark.{'real' if of_real else 'samples'} or benchmark.processes until their product is "
-            f"{needed:,}, or ask for a lower percentile"
+            f"taken: raise {settings} until their product is {needed:,}, or ask for a lower percentile"
         )
 
 

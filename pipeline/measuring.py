@@ -67,18 +67,25 @@ def variants(artifacts: "Mapping[str, Artifact]", target: "Target", *, task: "An
 
 
 def champion_variant(
-    source: "Champion | None", target: "Target", *, task: "AnyTask", length: int, cache: Path
+    source: "Champion | None",
+    target: "Target",
+    *,
+    task: "AnyTask",
+    labels: tuple[str, ...],
+    length: int,
+    cache: Path,
 ) -> "list[Variant]":
-    """Nothing where the gate compares with no champion, or there is none yet.
+    """Nothing where the gate compares with no champion, or there is none yet; `labels` are the names of the data's.
 
     Raises:
         BadRequest: it cannot be measured beside this run's variants.
     """
     from benchmarks.session import Variant
+    from pipeline.champion import Challengers
 
     if source is None:
         return []
-    found = source.rival(cache, task=task.kind, texts_per_item=task.texts_per_item, length=length)
+    found = source.rival(cache, Challengers(task.kind, task.texts_per_item, labels, length))
     return [] if found is None else [Variant(CHAMPION, target, found.path)]
 
 
@@ -117,7 +124,7 @@ def leave_figures(
         n = also[name][metric].n
         others[name] |= judging.gate_scores(each, task, n=n) | agreement(each, task, n=n)
     for v in champion:
-        each = judging.rival(answered[v.name], answered[judging.BASELINE], task)
+        each = judging.rival(answered[v.name], answered[report.BASELINE], task)
         others[v.name] |= agreement(each, task, n=also[v.name][metric].n) | ({"ece": each.ece} if each.ece else {})
     scores = {name: found.pop(metric) for name, found in also.items()}
     baselines = {name for name in answered if name.endswith(judging.FP32) or name == CHAMPION}

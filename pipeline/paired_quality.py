@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import msgspec
 from pydantic import TypeAdapter, ValidationError
 
 from pipeline.artifact import Artifact
@@ -14,7 +13,7 @@ from pipeline.errors import Failure
 from pipeline.naming import BENCHMARK
 from pipeline.tasking.base import ALL
 from pipeline.tasks import AnyTask, Task, TaskSplits
-from pipeline.workspace import RECORD, Workspace
+from pipeline.workspace import RECORD, Workspace, read_record
 
 if TYPE_CHECKING:
     from benchmarks.comparison import QualityChange
@@ -80,7 +79,7 @@ def run_in(folder: Path) -> Run | None:
     record = folder / RECORD
     if not record.is_file():
         return None
-    told = msgspec.json.decode(record.read_bytes())
+    told = read_record(record)
     place = Workspace.open(folder.resolve().parents[1])
     found = {label: place.store.get(step["key"]) for label, step in told["steps"].items()}
     artifacts = {label: artifact for label, artifact in found.items() if artifact is not None}

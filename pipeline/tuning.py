@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from pydantic import Field
 
-from pipeline.errors import BadRequest, Transient
+from pipeline.errors import BadArtifact, Failure
 from pipeline.naming import TUNING
 from pipeline.records import Record
 
@@ -40,14 +40,14 @@ def tune_candidates(
 ) -> dict[str, Any]:
     """Leave `tuning/VARIANT/tuning@NAME.json` in `out` for each variant at the target called `name`; the facts of it.
 
-    Where no setting keeps the bound, or noise leaves nothing to choose by, there is none and the reason is said: a
-    server without one calibrates, and what was measured before is not lost for it.
+    Where no setting keeps the bound, noise leaves nothing to choose by, or every setting's process died, there is none
+    and the reason is said: a server without one calibrates, and what was measured before is not lost for it.
     """
     if config is None:
         return {}
     from msgspec.structs import replace
 
-    from benchmarks.tune import PLAN, told, tune
+    from benchmarks.tune import PLAN, told, told_left_out, tune
 
     plan, requests = replace(PLAN, bound_ms=config.bound_ms), _requests(texts, items=config.items)
     said = {}
@@ -62,9 +62,12 @@ def tune_candidates(
                     threads=target.threads,
                     out=out / TUNING / variant,
                     tell=lambda earned: bar.advance(note=told(earned)),
+                    left_out=lambda setting, why: reporter.line(told_left_out(setting, why)),
                 )
                 said[variant] = f"{found.setting.told()} ({found.told()})"
-            except (BadRequest, Transient) as why:
+            except BadArtifact:
+                raise
+            except Failure as why:
                 said[variant] = f"not tuned: {why}"
         reporter.line(f"{variant}: {said[variant]}")
     return {TUNING: said}

@@ -71,10 +71,13 @@ class Workspace:
 
     def _read(self, name: str) -> dict[str, Any] | None:
         path = self.run_folder(name) / RECORD
-        if not path.is_file():
-            return None
-        try:
-            record: dict[str, Any] = msgspec.json.decode(path.read_bytes())
-        except msgspec.MsgspecError as error:
-            raise BadArtifact(f"{path} cannot be read ({error}); remove it and run again") from error
-        return record
+        return read_record(path) if path.is_file() else None
+
+
+def read_record(path: Path) -> dict[str, Any]:
+    """What a run left of itself; BadArtifact where that cannot be read."""
+    try:
+        record: dict[str, Any] = msgspec.json.decode(path.read_bytes())
+    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+        raise BadArtifact(f"{path} cannot be read ({error}); remove it and run again") from error
+    return record

@@ -89,7 +89,9 @@ def receipt(variants: Sequence[Measured] = (), *, machine: Mapping[str, Any] = {
         seconds=95.0,
         machine=msgspec.structs.replace(MACHINE, **machine),
         disturbance=Disturbance(10, None),
-        how=How(Load(), threads=1, cores=(0,), order=(), items=3000, distinct={16: 500, 64: 500}, distinct_real=1000),
+        how=How(
+            Load(n=100), threads=1, cores=(0,), order=(), items=3000, distinct={16: 500, 64: 500}, distinct_real=1000
+        ),
         variants=tuple(variants),
         unknown=("the governor of the cores",),
     )
@@ -110,11 +112,15 @@ def figures_of(
     return figures
 
 
-def server(*rates: tuple[float, float | None], best_rps: float | None, void: str = "") -> ServerResult:
+def server(
+    *rates: tuple[float, float | None], best_rps: float | None, broken_rps: float | None = None, void: str = ""
+) -> ServerResult:
     """Points of (requests a second, p99 in ms); the last one is `void` where it says why."""
     points = [
         Rate(rps, 10.0, int(10 * rps), int(10 * rps), 0, 0, 1.0, 2.0, p99_ms, late_p50_ms=0.01, late_p99_ms=0.1)
         for rps, p99_ms in rates
     ]
     points[-1] = msgspec.structs.replace(points[-1], void=void)
-    return ServerResult("engine", bound_ms=20.0, percent=99, best_rps=best_rps, points=tuple(points))
+    return ServerResult(
+        "engine", bound_ms=20.0, percent=99, best_rps=best_rps, points=tuple(points), broken_rps=broken_rps
+    )

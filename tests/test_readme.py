@@ -25,7 +25,7 @@ def workspace(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 MEASURING = ("retort bench", "retort compare")  # they take folders, and no workspace
-SHORT = ("--processes", "2", "--real", "20", "--again-s", "0")
+SHORT = ("--samples", "40", "--real", "20", "--again-s", "0")
 
 
 def retort(command: str, workspace: Path) -> list[str]:

@@ -17,12 +17,12 @@ from typing import Any, Final
 
 import msgspec
 
+from benchmarks.child import child_main, tell
 from benchmarks.openloop.generator import Event, Offer, drive
 from benchmarks.openloop.plan import Plan
 from benchmarks.openloop.results import Rate, ServerResult
 from benchmarks.openloop.schedule import poisson_ns
 from benchmarks.openloop.trace import REFUSED, Trace
-from benchmarks.worker import child_main, tell
 from serving.batcher import Batcher, Overloaded
 from serving.bundle import Item
 from serving.models import Models, load

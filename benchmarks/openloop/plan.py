@@ -12,8 +12,8 @@ from serving.errors import BadRequest
 
 
 class Plan(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Find the highest rate whose percentile `percent` keeps `bound_ms`, asking about up to `steps` rates from
-    `start_rps` on.
+    """Find the highest rate whose percentile `percent` keeps `bound_ms`: from `start_rps` on by factors of two, then in
+    up to `steps` steps between the last that kept it and the first that did not.
 
     Each is held for `seconds` after `warm_s`, and for as long as the percentile needs requests, up to `most_s`. A rate
     a little above what the server can do is seen when its queue has outgrown the bound: with 1 % too much after 100

@@ -36,7 +36,8 @@ class Rate(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class ServerResult(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The highest rate of `points` whose percentile `percent` kept `bound_ms`; None where none was found to.
 
-    `points` are in the order they were measured, void ones among them.
+    `points` are in the order they were measured, void ones among them. What the server can do lies between `kept_rps`
+    and `broken_rps`, the lowest rate of `points` that broke the bound: None where the search ended before one did.
     """
 
     scenario: Scenario
@@ -44,3 +45,22 @@ class ServerResult(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     percent: int
     best_rps: float | None
     points: tuple[Rate, ...]
+    broken_rps: float | None = None
+
+    @property
+    def kept_rps(self) -> float | None:
+        """What `best_rps` tells, as the lower end of what is known."""
+        return self.best_rps
+
+
+def both(one: ServerResult, other: ServerResult) -> ServerResult:
+    """Two searches of the same thing: what is known is what neither contradicts, so that what slowed the machine during
+    one of them leaves the figure open instead of deciding it."""
+    kept = [each.kept_rps for each in (one, other) if each.kept_rps is not None]
+    broken = [each.broken_rps for each in (one, other) if each.broken_rps is not None]
+    return msgspec.structs.replace(
+        one,
+        best_rps=min(kept) if len(kept) == 2 else None,
+        broken_rps=max(broken) if len(broken) == 2 else None,
+        points=(*one.points, *other.points),
+    )

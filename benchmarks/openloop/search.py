@@ -9,6 +9,7 @@ from serving.errors import BadRequest
 
 PERCENTS: Final = (50, 90, 99)  # the percentiles a Rate has
 CLOSE_ENOUGH: Final = 1.02  # the search ends when what broke the bound is so little above what kept it
+MOST_DOUBLINGS: Final = 16  # or halvings, from the start on: a factor of 65,536 says that something else is wrong
 
 
 def highest_rate(
@@ -20,8 +21,9 @@ def highest_rate(
     steps: int,
     scenario: Scenario = "http",
 ) -> ServerResult:
-    """Ask `probe` about up to `steps` rates, from `start_rps` on: doubled while the bound is kept (halved while it is
-    not), then the geometric mean of the best that kept it and the worst that did not.
+    """Ask `probe` about rates from `start_rps` on: doubled while the bound is kept (halved while it is not), up to
+    MOST_DOUBLINGS times; then, up to `steps` times, the geometric mean of the best that kept it and the worst that did
+    not. Six steps bring these within CLOSE_ENOUGH of each other.
 
     A void point is asked again once; is it void again, the search ends with what is known. A rate breaks the bound when
     its percentile exceeds it, or falls among requests that got no good answer.
@@ -32,7 +34,9 @@ def highest_rate(
     _require(bound_ms=bound_ms, percent=percent, start_rps=start_rps, steps=steps)
     points: list[Rate] = []
     kept, broken = 0.0, math.inf
-    for _ in range(steps):
+    left = {False: 1 + MOST_DOUBLINGS, True: steps}  # by whether there is something to bisect
+    while broken > kept * CLOSE_ENOUGH and left[bisects := 0 < kept < broken < math.inf]:
+        left[bisects] -= 1
         point = _ask(probe, _next_rps(kept, broken, start_rps=start_rps), points=points)
         if point.void:
             break
@@ -40,9 +44,14 @@ def highest_rate(
             kept = point.offered_rps
         else:
             broken = point.offered_rps
-        if broken <= kept * CLOSE_ENOUGH:
-            break
-    return ServerResult(scenario, bound_ms, percent, best_rps=kept or None, points=tuple(points))
+    return ServerResult(
+        scenario,
+        bound_ms,
+        percent,
+        best_rps=kept or None,
+        points=tuple(points),
+        broken_rps=broken if broken < math.inf else None,
+    )
 
 
 def keeps(point: Rate, *, bound_ms: float, percent: int) -> bool:

@@ -36,7 +36,7 @@ class BenchmarkConfig(Record):
     targets: dict[TargetName, BundleTarget] = Field(default={HERE: OrtCpu()}, min_length=1)
     first: str = ""  # never empty once read: a mapping's order does not survive in keys
     torch: bool = True
-    samples: int = Field(default=100, ge=10)
+    samples: int = Field(default=200, ge=10)
     real: int = Field(default=200, ge=0)
     processes: int = Field(default=5, ge=1)
     again_s: float = Field(default=60.0, ge=0)
@@ -90,7 +90,9 @@ def run(config: BenchmarkConfig, inputs: "Inputs", out: Path, tools: "Tools") ->
     data = inputs.sources["task"].load(tools.cache, tools.progress)
     source = inputs.sources.get(CHAMPION)
     variants = measuring.variants(inputs.artifacts, config.target, task=task)
-    champion = measuring.champion_variant(source, config.target, task=task, length=LONG, cache=tools.cache)
+    champion = measuring.champion_variant(
+        source, config.target, task=task, labels=data.label_names, length=LONG, cache=tools.cache
+    )
     receipt = _session(config, [*variants, *champion], task, data, out, tools)
     tuned = tuning.tune_candidates(
         config.tune,

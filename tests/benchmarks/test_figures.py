@@ -8,6 +8,7 @@ from receipts import INT8, SMALL, TEACHER, measured, receipt, server
 from benchmarks import report
 from benchmarks.figures import merged, timed_figures
 from benchmarks.measure import summarize
+from benchmarks.openloop.results import ServerResult
 from benchmarks.ratios import ratio
 from pipeline.gates import COMPARED, KNOWN, TASK_METRICS, judge, parse_rules
 from pipeline.quality import Score
@@ -84,14 +85,21 @@ def test_one_process_gives_figures_without_ends() -> None:
     }
 
 
-def test_the_rate_that_kept_the_bound_is_a_figure_where_there_is_one() -> None:
-    served = [
-        measured(TEACHER, server=server((50.0, 3.0), (100.0, 30.0), best_rps=50.0)),
-        measured(SMALL, server=server((50.0, 30.0), best_rps=None)),
-        measured(INT8),
-    ]
-    found = timed_figures(receipt(served))
-    assert [each.get("server_rps") for each in found.values()] == [50.0, None, None]
+@pytest.mark.parametrize(
+    ("result", "ends"),
+    [
+        (server((50.0, 3.0), (100.0, 30.0), best_rps=50.0, broken_rps=100.0), (50.0, 50.0, 100.0)),
+        (server((50.0, 3.0), (100.0, 3.0), best_rps=50.0, void="it lagged"), (50.0, 50.0, None)),
+        (server((50.0, 30.0), best_rps=None, broken_rps=50.0), (0.0, 0.0, 50.0)),
+        (server((50.0, 30.0), best_rps=None, void="it lagged"), (None, None, None)),
+        (None, (None, None, None)),
+    ],
+)
+def test_the_rate_that_kept_the_bound_is_a_figure_with_what_is_known_around_it(
+    result: ServerResult | None, ends: tuple[float | None, ...]
+) -> None:
+    found = timed_figures(receipt([measured(TEACHER, server=result)]))[TEACHER]
+    assert tuple(found.get(f"server_rps{end}") for end in ("", "_low", "_high")) == ends
 
 
 def test_every_figure_is_a_number_that_the_gate_judges_with_confidence() -> None:

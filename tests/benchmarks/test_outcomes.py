@@ -1,5 +1,6 @@
 """Markdown for a comment and JUnit XML for CI, of a session's receipt and the gate's verdict."""
 
+from dataclasses import replace
 from pathlib import Path
 from xml.etree import ElementTree as Xml
 
@@ -85,7 +86,7 @@ def test_without_a_gate_the_comment_is_of_the_session_alone() -> None:
 def test_a_disturbed_session_says_so_before_any_fold_and_names_the_noise() -> None:
     text = markdown(told(of=receipt(findings=(NOISE,), attempts=4)))
     opening, folded = text.split("<details>")
-    assert "**No verdict on times:** noise in 1 of 15 processes after 4 attempts: " in opening
+    assert "**Disturbed:** noise in 1 of 15 processes after 4 attempts: " in opening
     assert folded.startswith("<summary>1 finding of noise; the machine</summary>")
     assert f"- {NOISE.told}" in folded
 
@@ -179,3 +180,9 @@ def test_a_verdict_read_from_its_file_tells_the_same() -> None:
     found = told()
     again = msgspec.convert(msgspec.to_builtins(found.verdict), gates.Verdict)
     assert junit(Outcomes(found.title, found.receipt, found.figures, "accuracy", again)) == junit(found)
+
+
+def test_the_tests_of_an_earlier_session_do_not_stay_where_no_gate_was_asked(tmp_path: Path) -> None:
+    assert [path.name for path in write_outcomes(told(), tmp_path)] == ["outcome.md", "junit.xml"]
+    assert [path.name for path in write_outcomes(replace(told(), verdict=None), tmp_path)] == ["outcome.md"]
+    assert not (tmp_path / "junit.xml").exists()

@@ -73,7 +73,7 @@ def test_noise_is_listed_and_what_the_machine_hides(page: Page) -> None:
 
 def test_a_disturbed_session_says_that_it_gives_no_verdict_on_times() -> None:
     texts = Page(page_of(told(receipt(findings=(NOISE,), set_aside=(NOISE,), attempts=4)))).texts
-    assert f"No verdict on times: noise in 1 of 15 processes after 4 attempts: {NOISE.told}." in texts
+    assert f"Disturbed: noise in 1 of 15 processes after 4 attempts: {NOISE.told}." in texts
     assert {NOISE.told, f"Set aside and measured again: {NOISE.told}"} <= set(texts)
 
 

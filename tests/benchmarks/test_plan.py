@@ -3,11 +3,14 @@
 from itertools import product
 from pathlib import Path
 
+import pytest
 from fakes import tiny_bundle
 
+from benchmarks import plan as plans
 from benchmarks.plan import SessionPlan, Variant, plan_session
 from benchmarks.receipt import Load
 from benchmarks.targets import OrtCpu
+from serving.errors import BadRequest
 
 TEXTS = [(" ".join(words),) for words in product(("good", "bad", "fine"), ("dull", "bright"), ("good", "awful"))]
 
@@ -42,6 +45,30 @@ def test_few_texts_are_each_asked_about_several_times(tmp_path: Path) -> None:
 def test_a_session_may_have_no_texts_as_they_come(tmp_path: Path) -> None:
     made = plan(tmp_path, real=0)
     assert made.latency_job(made.variants[0], repeat=2).real == ()
+
+
+@pytest.mark.parametrize("name", ["out", "out/logits"])
+def test_a_file_where_the_session_s_folder_should_be_is_refused(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).parent.mkdir(exist_ok=True)
+    (tmp_path / name).write_text("")
+    with pytest.raises(BadRequest) as refused:
+        plan(tmp_path)
+    assert str(refused.value).startswith(f"the session's folder {tmp_path / 'out'} cannot be made or written into (")
+    assert str(refused.value).endswith("); name another one")
+
+
+def test_a_folder_that_may_not_be_written_is_refused_before_anything_is_measured(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(**_: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(plans, "TemporaryFile", refuse)
+    with pytest.raises(BadRequest) as refused:
+        plan(tmp_path)
+    assert str(refused.value) == (
+        f"the session's folder {tmp_path / 'out'} cannot be made or written into (Permission denied); name another one"
+    )
 
 
 def test_progress_comes_in_steps_and_notes_add_nothing_to_it(tmp_path: Path) -> None:

@@ -63,6 +63,19 @@ def test_a_file_that_is_no_receipt_is_refused(tmp_path: Path, content: str) -> N
     assert told.endswith("; run the benchmark again")
 
 
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"\xff\xfe\x00",
+        b'{"schema": 2, "started": "\xff"}',
+        b'{"schema": 2, "how": ' + b"[" * 100_000,
+    ],
+)
+def test_bytes_that_are_no_text_or_no_end_of_brackets_are_refused(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / FILE).write_bytes(content)
+    assert refused(tmp_path).startswith(f"{tmp_path / FILE} is not a receipt of schema {SCHEMA}: ")
+
+
 def test_a_folder_without_a_receipt_is_refused(tmp_path: Path) -> None:
     assert refused(tmp_path) == (
         f"{tmp_path / FILE} is not a receipt of schema {SCHEMA}: [Errno 2] No such file or directory: "

@@ -1,5 +1,6 @@
 """The server scenario within a session: who is loaded, with what, on which cores."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -62,8 +63,17 @@ def test_the_server_has_all_cores_but_the_generator_s(
 ) -> None:
     monkeypatch.setattr(served_load, "affinity", lambda: (0, 1, 2))
     assert server_scenario("http", ASKED)(session, session.variants[0]) == FOUND
-    settings = {"variant": "a", "plan": ASKED, "cores": (0, 1, 2)}
+    settings = {"variant": "a", "plan": ASKED, "cores": (0, 1, 2), "threads": 1}
     assert loaded == [("http", session.variants[0].path, session.real, settings)]
+
+
+@pytest.mark.parametrize(("threads", "given"), [(1, 1), (2, 2), (3, 2)])
+def test_the_server_has_the_target_s_threads_as_far_as_there_are_cores_for_them(
+    session: SessionPlan, loaded: Any, monkeypatch: pytest.MonkeyPatch, threads: int, given: int
+) -> None:
+    monkeypatch.setattr(served_load, "affinity", lambda: (0, 1, 2))
+    server_scenario("http", ASKED)(replace(session, threads=threads), session.variants[0])
+    assert loaded[0][3]["threads"] == given
 
 
 def test_what_the_server_does_not_run_has_no_rate(session: SessionPlan, loaded: Any) -> None:

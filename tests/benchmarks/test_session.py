@@ -16,7 +16,7 @@ from benchmarks import plan as plans
 from benchmarks.children import child, run_child
 from benchmarks.collect import Repeat, require_same
 from benchmarks.machine import affinity
-from benchmarks.openloop.results import ServerResult
+from benchmarks.openloop.results import ServerResult, both
 from benchmarks.receipt import Load, Receipt, read_logits, read_receipt
 from benchmarks.session import SessionPlan, Variant, interleaved, measure_until_quiet, run_session
 from benchmarks.targets import Facts, OrtCpu
@@ -181,8 +181,8 @@ def test_each_variant_is_loaded_after_its_times_were_taken(tmp_path: Path) -> No
 
     variants = [variant("a", tmp_path / "a"), variant("b", tmp_path / "a")]
     receipt = run_session(variants, items=ITEMS, out=tmp_path / "out", load=LOAD, serve=serve)
-    assert asked == [("a", 4), ("b", 4)]
-    assert [each.server for each in read_receipt(tmp_path / "out").variants] == [found, None]
+    assert asked == [("a", 4), ("b", 4), ("b", 4), ("a", 4)]
+    assert [each.server for each in read_receipt(tmp_path / "out").variants] == [both(found, found), None]
     assert receipt == read_receipt(tmp_path / "out")
 
 
@@ -268,8 +268,9 @@ def test_a_child_killed_by_the_kernel_is_told_with_the_signal_and_a_hint(
 ) -> None:
     message = dying(tmp_path, monkeypatch, "import os\nos.kill(os.getpid(), 9)")
     assert message == (
-        "measuring int8: the process was ended by SIGKILL (the kernel's out-of-memory killer does this; free memory, or "
-        "measure fewer variants: those of a repeat are all loaded at once); its last lines:\n  (it wrote nothing to stderr)"
+        "measuring int8: the process was ended by SIGKILL (the kernel's out-of-memory killer does this; free memory, "
+        "or measure fewer variants: those of a repeat are all loaded at once); its last lines:\n"
+        "  (it wrote nothing to stderr)"
     )
 
 

@@ -8,7 +8,7 @@ import pytest
 from benchmarks.openloop.plan import Plan
 from benchmarks.openloop.results import Rate, ServerResult
 from benchmarks.sweep import FINALISTS, splits, sweep, variations, winner
-from serving.errors import BadRequest, Transient
+from serving.errors import BadArtifact, BadRequest, Failure, Transient
 from serving.instances import Varies
 from serving.tuning import Alone, Earned, Setting, Together, most_earned
 
@@ -103,6 +103,54 @@ def test_a_setting_that_would_move_answers_is_left_out() -> None:
 
     earned = sweep(2, Machine(rps).measure, items_per_request=8)
     assert {type(each.setting.batch) for each in earned} == {Alone}
+
+
+KILLED = Failure("the process was ended by SIGKILL")
+
+
+def test_a_setting_whose_process_dies_is_told_and_the_others_go_on() -> None:
+    def rps(setting: Setting) -> float:
+        if setting == TWO:
+            raise KILLED
+        return 100.0
+
+    told: list[tuple[Setting, Failure]] = []
+    machine = Machine(rps)
+    earned = sweep(2, machine.measure, left_out=lambda setting, why: told.append((setting, why)))
+    assert told == [(TWO, KILLED)]
+    assert {each.setting for each in earned} == {*machine.asked} - {TWO}
+    assert len([each for each in earned if len(each.best_rps) == 2]) == FINALISTS
+
+
+def test_a_finalist_that_dies_the_second_time_does_not_win_by_the_first() -> None:
+    def rps(setting: Setting) -> float:
+        if setting == TWO and machine.asked.count(TWO) == 2:
+            raise KILLED
+        return {TWO: 600.0, WIDE: 400.0}.get(setting, 100.0)
+
+    machine = Machine(rps)
+    assert winner(sweep(2, machine.measure), plan=PLAN).setting == WIDE
+
+
+def test_where_every_process_dies_the_last_one_says_why() -> None:
+    failures = (Failure(f"death {number}") for number in range(9))
+
+    def rps(_: Setting) -> float:
+        raise next(failures)
+
+    with pytest.raises(Failure, match=r"^death 2$"):
+        sweep(2, Machine(rps).measure)
+
+
+@pytest.mark.parametrize("kind", [BadRequest, BadArtifact, Transient])
+def test_what_would_fail_every_setting_ends_the_sweep(kind: type[Failure]) -> None:
+    def rps(_: Setting) -> float:
+        raise kind("it is altered")
+
+    machine = Machine(rps)
+    with pytest.raises(kind, match="it is altered"):
+        sweep(2, machine.measure)
+    assert len(machine.asked) == 1
 
 
 def test_whoever_listens_hears_of_each_measurement() -> None:

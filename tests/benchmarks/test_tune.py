@@ -12,10 +12,11 @@ from benchmarks.machine import affinity, identity
 from benchmarks.openloop.engine import EngineJob
 from benchmarks.openloop.plan import Plan
 from benchmarks.openloop.results import Rate, ServerResult
-from benchmarks.tune import build_table, read_requests, tune
-from serving.bundle import read_bundle
+from benchmarks.tune import build_table, read_requests, told_left_out, tune
+from serving.bundle import Item, read_bundle
 from serving.choosing import choose_setting
-from serving.errors import BadArtifact, BadRequest, Transient
+from serving.engine import Engine
+from serving.errors import BadArtifact, BadRequest, Failure, Transient
 from serving.tuning import Alone, Setting, Together, find_tuning, most_earned
 
 # No speed is asserted, so a rate may be judged by its median and held shortly.
@@ -146,6 +147,77 @@ def test_a_sweep_without_requests_is_refused(tmp_path: Path, requests: list[list
     with pytest.raises(BadRequest) as refused:
         tune(tmp_path, requests)
     assert str(refused.value) == (f"a sweep needs requests of one item or more: got {len(requests)}; give it texts")
+
+
+@pytest.mark.parametrize(
+    ("texts_per_item", "requests", "told"),
+    [
+        (
+            2,
+            [[("good", "bad")], [("good",)]],
+            "'good' is of an item of 1 text(s), the bundle takes 2: give lines of two",
+        ),
+        (1, [[("good", "bad")]], "'good' is of an item of 2 text(s), the bundle takes 1: give lines without a tab"),
+    ],
+)
+def test_texts_of_another_form_are_refused_before_the_search(
+    tmp_path: Path, children: Children, texts_per_item: int, requests: list[list[Item]], told: str
+) -> None:
+    tiny_bundle(tmp_path, task="regression", texts_per_item=texts_per_item)
+    with pytest.raises(BadRequest) as refused:
+        tune(tmp_path, requests, plan=QUICK)
+    assert str(refused.value).startswith(told)
+    assert children.jobs == []
+
+
+def test_a_request_that_is_not_answered_is_refused_before_the_search(
+    tmp_path: Path, children: Children, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise BadRequest("item 0 has no token this model can read; send some text")
+
+    tiny_bundle(tmp_path)
+    monkeypatch.setattr(Engine, "answer", refuse)
+    with pytest.raises(BadRequest) as refused:
+        tune(tmp_path, REQUESTS, plan=QUICK)
+    assert str(refused.value) == (
+        "the first request is not answered: item 0 has no token this model can read; send some text; give it texts as "
+        "are served"
+    )
+    assert children.jobs == []
+
+
+def test_a_bundle_that_answers_nan_is_refused_before_the_search(tmp_path: Path, children: Children) -> None:
+    tiny_bundle(tmp_path)
+    with pytest.raises(BadArtifact, match="gave NaN or infinity"):
+        tune(tmp_path, [[("poison",)]], plan=QUICK)
+    assert children.jobs == []
+
+
+def test_texts_that_are_not_utf_8_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "texts.txt").write_bytes("fine\ncafé\n".encode("latin-1"))
+    with pytest.raises(BadRequest) as refused:
+        read_requests(tmp_path / "texts.txt", items=1)
+    assert str(refused.value) == f"{tmp_path / 'texts.txt'} is not UTF-8 from byte 8 on; write it in UTF-8"
+
+
+def test_a_setting_whose_process_died_is_left_out_and_told(
+    tmp_path: Path, children: Children, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def dying(job: EngineJob, **how: object) -> ServerResult:
+        if job.setting.executors == 2:
+            raise Failure("measuring it: the process was ended by SIGKILL")
+        return children(job, **how)
+
+    tiny_bundle(tmp_path)
+    monkeypatch.setattr(tuning_module, "run_child", dying)
+    told: list[str] = []
+    found = tune(tmp_path, REQUESTS, plan=QUICK, left_out=lambda each, why: told.append(told_left_out(each, why)))
+    assert found.setting == Setting()
+    assert told == [
+        "1 session of 1 thread, 2 executors, each item alone: left out: measuring it: the process was ended by SIGKILL"
+    ]
+    assert find_tuning(tmp_path, digest=found.bundle, machine=identity(), threads=1).tuning == found
 
 
 def test_what_is_no_bundle_is_refused_before_anything_is_measured(tmp_path: Path) -> None:

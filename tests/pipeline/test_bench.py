@@ -3,6 +3,7 @@
 import json
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +16,10 @@ from benchmarks import session
 from benchmarks.receipt import Load, Receipt, read_receipt, sealed
 from benchmarks.targets import OpenVino, OrtCpu, OrtCuda
 from pipeline.bench import Asked, Benched, bench
+from pipeline.bench_checks import require_judged, with_own_teacher
 from pipeline.bench_inputs import Given, read_bundles, read_labelled
 from pipeline.errors import BadRequest, GateFailed, Inconclusive
-from pipeline.gates import parse_rules, require_pass
+from pipeline.gates import TEACHER, parse_rules, require_pass
 from pipeline.progress import Silent
 from serving.bundle import TaskKind
 
@@ -183,6 +185,30 @@ def test_a_target_that_this_machine_is_not_is_skipped_with_the_reason(
             "rule 'p95_ms_real <= 5': a p95 takes 200 samples, 10 of them beyond it, and 6 are taken",
         ),
         ("p50_ms <= 5 at mars", "rule 'p50_ms <= 5 at mars': nothing is measured at 'mars'; targets are: ort-cpu"),
+        (
+            "p50_ms <= 5 with confidence",
+            "rule 'p50_ms <= 5 with confidence': a 95 % interval takes 5 processes or more, and 1 is asked for: raise "
+            "--processes, or ask for the figure without its interval",
+        ),
+        (
+            "p50_ms <= 1 * typo",
+            "rule 'p50_ms <= 1 * typo': no bundle is called 'typo'; there are old, new: name one of these, or call one "
+            "so by typo=FOLDER",
+        ),
+        ("p50_ms <= 1 * champion", "rule 'p50_ms <= 1 * champion': no bundle is called 'champion'; there are old, new"),
+        ("p50_ms <= 1 * teacher", "rule 'p50_ms <= 1 * teacher': no bundle is called 'teacher'; there are old, new"),
+        (
+            "accuracy >= 0.5",
+            "rule 'accuracy >= 0.5': accuracy is judged on labelled examples: add --data; known here: agreement, ",
+        ),
+        (
+            "server_rps_low >= 5",
+            "rule 'server_rps_low >= 5': server_rps is measured under a bound on latency: add --bound-ms; known here: ",
+        ),
+        *(
+            (f"{figure} <= 0.1", f"rule '{figure} <= 0.1': {figure} is measured in a run alone (`retort run`); known")
+            for figure in ("drop", "flips", "ece")
+        ),
     ],
 )
 def test_what_cannot_be_measured_is_refused_before_anything_is(
@@ -192,6 +218,41 @@ def test_what_cannot_be_measured_is_refused_before_anything_is(
         bench(ask(gate=[rule]), Silent())
     assert str(caught.value).startswith(message)
     assert not (tmp_path / "out").exists()
+
+
+def test_a_metric_of_another_task_is_refused_although_there_are_labels(ask: Ask, tmp_path: Path) -> None:
+    given = labelled(tmp_path, ask())
+    with pytest.raises(BadRequest, match=r"^rule 'pearson >= 0.5': pearson is no metric of this task; known here: acc"):
+        bench(ask(given=given, gate=["pearson >= 0.5"]), Silent())
+    assert not (tmp_path / "out").exists()
+
+
+def test_of_numbers_nobody_agrees(ask: Ask) -> None:
+    with pytest.raises(BadRequest, match=r"agreement takes answers that are labels, and these are numbers"):
+        bench(ask("regression", gate=["agreement >= 0.5"]), Silent())
+
+
+def test_a_rate_is_asked_of_what_the_server_runs() -> None:
+    targets = {"openvino": OpenVino(threads=1), "ort-cpu": OrtCpu(threads=1)}
+    rules = parse_rules(["server_rps >= 5 at ort-cpu", "server_rps >= 5"])
+    asked: Any = {"bundles": ["old"], "targets": targets, "metrics": None, "labels": True, "bounded": True}
+    require_judged(rules[:1], **asked)
+    with pytest.raises(BadRequest) as caught:
+        require_judged(rules, **asked)
+    assert str(caught.value) == (
+        "rule 'server_rps >= 5': server_rps is measured at ort-cpu alone, which the server runs, and this asks at "
+        "openvino: add 'at ort-cpu' and --target ort-cpu"
+    )
+
+
+def test_a_bundle_that_is_called_teacher_is_the_teacher(ask: Ask) -> None:
+    asked = ask(gate=["size_mb <= 1 * teacher"])
+    named = {"teacher": asked.bundles["old"], "new": asked.bundles["new"]}
+    verdict = bench(replace(asked, bundles=named, baseline="teacher"), Silent()).verdict
+    assert verdict is not None
+    assert verdict.candidates[0].checks[0].baseline == "teacher"
+    assert with_own_teacher(asked.rules, [TEACHER, "teacher"]) == asked.rules
+    assert asked.rules[0].baseline == TEACHER
 
 
 def test_told_is_json(ask: Ask) -> None:

@@ -29,6 +29,31 @@ def test_two_bundles_of_one_name_are_refused_with_the_way_out(tmp_path: Path) ->
     )
 
 
+@pytest.mark.parametrize("name", ["", "a/b", "..", "1st", "a b", "new*"])
+def test_a_name_that_rules_and_files_cannot_have_is_refused(tmp_path: Path, name: str) -> None:
+    tiny_bundle(tmp_path / "a")
+    with pytest.raises(BadRequest) as caught:
+        read_bundles([f"{name}={tmp_path / 'a'}"])
+    assert str(caught.value) == (
+        f"{name}={tmp_path / 'a'}: a bundle cannot be called {name!r}, as rules and files name it: NAME=FOLDER takes a "
+        "letter, then letters, digits, '_', '-' and '.', as in new=path/to/bundle"
+    )
+
+
+def test_what_a_bundle_calls_itself_must_be_such_a_name_too(tmp_path: Path) -> None:
+    tiny_bundle(tmp_path / "a", name="a/b")
+    with pytest.raises(BadRequest, match=r"a bundle cannot be called 'a/b'"):
+        read_bundles([str(tmp_path / "a")])
+    assert list(read_bundles([f"b={tmp_path / 'a'}"])) == ["b"]
+
+
+def test_a_folder_that_is_there_may_have_an_equals_sign_in_its_path(tmp_path: Path) -> None:
+    folder = tmp_path / "lr=3e-4" / "bundle"
+    tiny_bundle(folder, name="student")
+    found = read_bundles([str(folder), f"new={folder}"])
+    assert {name: bundle.path for name, bundle in found.items()} == {"student": folder, "new": folder}
+
+
 def test_bundles_of_different_tasks_are_refused(tmp_path: Path) -> None:
     tiny_bundle(tmp_path / "a", name="a")
     tiny_bundle(tmp_path / "b", name="b", task="embedding")

@@ -53,6 +53,30 @@ def test_a_baseline_nobody_measures_is_refused(teacher: Path, tmp_path: Path) ->
     )
 
 
+def test_a_rate_is_asked_where_a_bound_is_set_and_the_server_runs_the_bundle(teacher: Path, tmp_path: Path) -> None:
+    bounded = {"server": {"bound_ms": 20}}
+    check(config(teacher, benchmark=BOTH | bounded, gate=["server_rps >= 5 at here", "p95_ms <= 5"]), cache=tmp_path)
+    assert refusal(config(teacher, gate=["server_rps_low >= 5"]), tmp_path) == (
+        "register.gate: 'server_rps_low >= 5': server_rps is measured under a bound on latency, and none is set: set "
+        "benchmark.server.bound_ms, or take the rule out"
+    )
+    asked = config(teacher, benchmark=BOTH | bounded, gate=["server_rps >= 5 at edge"])
+    assert refusal(asked, tmp_path) == (
+        "register.gate: 'server_rps >= 5 at edge': the server runs bundles as at a target of kind ort-cpu, and 'edge' "
+        "is of kind openvino: ask at here"
+    )
+    asked = config(teacher, benchmark={"targets": {"edge": EDGE}} | bounded, gate=["server_rps >= 5"])
+    assert refusal(asked, tmp_path).endswith(": add one to benchmark.targets, or take the rule out")
+
+
+def test_an_interval_over_few_processes_is_refused(teacher: Path, tmp_path: Path) -> None:
+    asked = config(teacher, benchmark={"processes": 4}, gate=["p95_ms <= 5 with confidence"])
+    assert refusal(asked, tmp_path) == (
+        "register.gate: rule 'p95_ms <= 5 with confidence': a 95 % interval takes 5 processes or more, and 4 are asked "
+        "for: raise benchmark.processes, or ask for the figure without its interval"
+    )
+
+
 def test_what_is_made_for_cuda_is_not_measured_without_it(
     teacher: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

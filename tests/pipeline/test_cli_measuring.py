@@ -118,6 +118,14 @@ def test_labels_are_judged_and_bundles_named(retort: Retort, tmp_path: Path) -> 
         (("old", "--lengths", "16,16"), "--lengths 16,16: lengths must be above 0 and differ"),
         (("old", "--data", "a", "--texts", "b"), "--data and --texts are both given: the items come from one of them"),
         (("old", "--bound-ms", "0"), "--bound-ms 0: give a number above 0"),
+        (("old", "--bound-ms", "nan"), "--bound-ms nan: give a number above 0"),
+        (("old", "--bound-ms", "inf"), "--bound-ms inf: give a number above 0"),
+        (("old", *SMALL_LOAD, "--out", "old/model.onnx"), "the session's folder "),
+        (
+            ("old", "--gate", "p50_ms <= 1 * typo"),
+            "rule 'p50_ms <= 1 * typo': no bundle is called 'typo'; there are old",
+        ),
+        (("a/b=old",), "a/b=old: a bundle cannot be called 'a/b', as rules and files name it: "),
         (("old", "--gate", "speed >= 11"), "rule 'speed >= 11': nobody measures 'speed'."),
         (("old", "--threads", "99999"), "99999 threads on "),
         (("nowhere",), "nowhere is not a bundle: "),
@@ -145,7 +153,7 @@ def test_a_rate_under_load_is_measured_where_it_is_asked_for(retort: Retort, mon
     monkeypatch.setattr(served_load, "load_engine", load)
     told = retort("bench", "old", *SMALL_LOAD, "--bound-ms", "20", "--gate", "server_rps >= 100")
     assert told.code == 0, told.err
-    assert asked == [20.0]
+    assert asked == [20.0, 20.0], "there and back"
     assert told.json["targets"]["ort-cpu"]["figures"]["old"]["server_rps"] == 120.0
 
 
@@ -249,6 +257,8 @@ def test_the_bound_that_its_help_tells_is_the_one_it_has(retort: Retort, childre
         (("old", "--texts", "none.txt"), 64, "none.txt is no file; name one with a text a line"),
         (("old",), 64, "Missing option '--texts'."),
         (("old", "--texts", "texts.txt", "--bound-ms", "0"), 64, "--bound-ms 0: give a number above 0"),
+        (("old", "--texts", "pairs.txt"), 64, "'good' is of an item of 2 text(s), the bundle takes 1: give lines with"),
+        (("old", "--texts", "texts.txt", "--bound-ms", "inf"), 64, "--bound-ms inf: give a number above 0"),
         (("old", "--texts", "texts.txt", "--items", "9"), 64, "texts.txt has 1 texts, too few for a request of 9"),
         (("nowhere", "--texts", "texts.txt"), 65, "nowhere is not a bundle: "),
     ],
@@ -257,6 +267,7 @@ def test_a_sweep_that_cannot_be_made_is_refused(
     retort: Retort, children: list[Any], tmp_path: Path, arguments: tuple[str, ...], code: int, message: str
 ) -> None:
     (tmp_path / "texts.txt").write_text("good\n")
+    (tmp_path / "pairs.txt").write_text("good\tbad\n")
     told = retort("tune", *arguments)
     assert told.code == code
     assert told.err.startswith(f"retort: {message}")

@@ -127,3 +127,22 @@ def test_figures_that_cannot_be_read_are_told_with_the_way_out(tmp_path: Path, c
     assert message.startswith(f"{b / 'figures.json'} does not hold the figures of a benchmark (")
     assert why in message
     assert message.endswith("); measure again, or remove it, and quality is left uncompared")
+
+
+def test_figures_of_another_session_than_the_receipt_s_are_refused(tmp_path: Path) -> None:
+    a, b = kept(tmp_path / "a", receipt()), kept(tmp_path / "b", faster())
+    (b / "figures.json").write_bytes((a / "figures.json").read_bytes())
+    with pytest.raises(BadArtifact) as caught:
+        compare_places(a, b)
+    assert str(caught.value) == (
+        f"{b}/figures.json is of another session than the receipt beside it ({SMALL} has another p50); measure again, "
+        "or remove it, and quality is left uncompared"
+    )
+
+
+def test_a_run_whose_record_is_damaged_is_told(tmp_path: Path) -> None:
+    run = tmp_path / "runs" / "a-run"
+    run.mkdir(parents=True)
+    (run / "run.json").write_text('{"steps"')
+    with pytest.raises(BadArtifact, match=r"run.json cannot be read \(.*\); remove it and run again$"):
+        compare_places(run, kept(tmp_path / "b", faster()))

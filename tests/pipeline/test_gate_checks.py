@@ -1,5 +1,6 @@
 """One rule on one variant: points, intervals and ratios."""
 
+import msgspec
 import pytest
 
 from pipeline.gate_checks import Check, Session, check_rule, range_of
@@ -73,13 +74,13 @@ def test_without_confidence_the_middle_decides() -> None:
         (
             "p95_ms <= 7 with confidence",
             {"p95_ms": 5.0},
-            "p95_ms of student-onnx-int8 has no interval to be sure by: measure in two processes or more, or leave "
+            "p95_ms of student-onnx-int8 has no interval to be sure by: measure in 5 processes or more, or leave "
             "'with confidence' out",
         ),
         (
-            "server_rps >= 2 with confidence",
-            {"server_rps": 5.0, "server_rps_low": 4.0},
-            "server_rps of student-onnx-int8 has no interval to be sure by: leave 'with confidence' out",
+            "accuracy >= 0.5 with confidence",
+            {"accuracy": 0.9, "accuracy_low": 0.8},
+            "accuracy of student-onnx-int8 has no interval to be sure by: leave 'with confidence' out",
         ),
         (
             "p95_ms <= 7 with confidence",
@@ -102,6 +103,74 @@ def test_what_is_known_exactly_needs_no_interval() -> None:
 def test_an_interval_that_does_not_hold_its_value_is_widened_to_it() -> None:
     assert range_of(spread("p95_ms", 4, 3, 6), "p95_ms") == (3, 3, 6)
     assert range_of(spread("p95_ms", 4, 7, 6), "p95_ms") == (4, 7, 7)
+
+
+# -- what was searched for ---------------------------------------------------------------------------------------------
+
+FOUND = spread("server_rps", 100, 100, 102)
+UNBROKEN = {"server_rps": 100.0, "server_rps_low": 100.0}
+
+
+@pytest.mark.parametrize("confidence", ["", " with confidence"])
+@pytest.mark.parametrize(
+    ("rule", "figures", "outcome", "text"),
+    [
+        ("server_rps >= 100", FOUND, "PASS", "server_rps 100 [100, 102] is >= 100"),
+        ("server_rps >= 110", FOUND, "FAIL", "server_rps 100 [100, 102] is not >= 110"),
+        (
+            "server_rps >= 101",
+            FOUND,
+            "INCONCLUSIVE",
+            "server_rps 100 [100, 102] may or may not be >= 101: no more than that is known, the receipt's points "
+            "say why",
+        ),
+        ("server_rps >= 90", UNBROKEN, "PASS", "server_rps 100 or more is >= 90"),
+        (
+            "server_rps >= 1000",
+            UNBROKEN,
+            "INCONCLUSIVE",
+            "server_rps 100 or more may or may not be >= 1000: no rate is known to break the bound, the receipt's "
+            "points say why",
+        ),
+        ("server_rps >= 60", spread("server_rps", 0, 0, 50), "FAIL", "server_rps 0 [0, 50] is not >= 60"),
+        ("server_rps <= 90", UNBROKEN, "FAIL", "server_rps 100 or more is not <= 90"),
+        ("server_rps >= 90", {"server_rps": 100.0}, "PASS", "server_rps 100 or more is >= 90"),
+    ],
+)
+def test_a_search_is_judged_by_what_it_knows(
+    rule: str, figures: dict[str, float], outcome: str, text: str, confidence: str
+) -> None:
+    check = checked(rule + confidence, figures)
+    assert (check.outcome, check.text) == (outcome, text)
+
+
+def test_a_check_survives_json_where_the_search_has_no_end_above() -> None:
+    check = checked("server_rps >= 1000", UNBROKEN)
+    assert (check.value, check.interval) == (100, None)
+    assert msgspec.json.decode(msgspec.json.encode(check), type=Check) == check
+
+
+@pytest.mark.parametrize(
+    ("factor", "teacher", "outcome"),
+    [
+        (0.9, FOUND, "PASS"),
+        (1.0, FOUND, "INCONCLUSIVE"),
+        (1.1, FOUND, "FAIL"),
+        (0.5, UNBROKEN, "INCONCLUSIVE"),
+        (1.1, UNBROKEN, "FAIL"),
+        (0.0, UNBROKEN, "PASS"),
+    ],
+)
+def test_two_searches_are_held_against_each_other_by_their_ends(
+    factor: float, teacher: dict[str, float], outcome: str
+) -> None:
+    assert checked(f"server_rps >= {factor} * teacher", FOUND, teacher).outcome == outcome
+
+
+def test_an_end_of_a_search_is_a_number_like_any_other() -> None:
+    assert checked("server_rps_low >= 101", FOUND).outcome == "FAIL"
+    assert checked("server_rps_high >= 101", FOUND).outcome == "PASS"
+    assert checked("server_rps_high >= 101", UNBROKEN).outcome == "INCONCLUSIVE"
 
 
 # -- with confidence, against a baseline -------------------------------------------------------------------------------
@@ -157,7 +226,7 @@ def test_a_baseline_without_an_interval_is_named() -> None:
     check = checked("p95_ms <= 0.5 * teacher with confidence", TIMES[0], {"p95_ms": 10.0})
     assert (check.outcome, check.text) == (
         "INCONCLUSIVE",
-        "p95_ms of teacher-onnx-fp32 has no interval to be sure by: measure in two processes or more, or leave "
+        "p95_ms of teacher-onnx-fp32 has no interval to be sure by: measure in 5 processes or more, or leave "
         "'with confidence' out",
     )
 

@@ -162,15 +162,45 @@ def test_texts_as_they_come_have_a_number_of_samples_of_their_own() -> None:
 
 
 @pytest.mark.parametrize("rule", ["p95_ms <= 3 with confidence", "p95_ms_high <= 3", "rss_mb_high <= 3"])
-def test_an_interval_takes_two_processes(rule: str) -> None:
-    require_measurable(parse_rules([rule]), n=200, processes=2)
-    require_measurable(parse_rules(["p95_ms <= 3", "accuracy >= 0.5 with confidence"]), n=200, processes=1)
+@pytest.mark.parametrize(("processes", "are"), [(1, "is"), (4, "are")])
+def test_an_interval_takes_five_processes(rule: str, processes: int, are: str) -> None:
+    require_measurable(parse_rules([rule]), n=200, processes=5)
+    others = ["p95_ms <= 3", "accuracy >= 0.5 with confidence", "server_rps >= 3 with confidence"]
+    require_measurable(parse_rules(others), n=200, processes=1)
     with pytest.raises(BadRequest) as refused:
-        require_measurable(parse_rules([rule]), n=200, processes=1)
+        require_measurable(parse_rules([rule]), n=200, processes=processes)
     assert str(refused.value) == (
-        f"rule '{rule}': an interval takes two processes or more, and 1 is measured in: raise benchmark.processes, or "
-        "ask for the figure without its interval"
+        f"rule '{rule}': a 95 % interval takes 5 processes or more, and {processes} {are} asked for: raise "
+        "benchmark.processes, or ask for the figure without its interval"
     )
+
+
+def test_the_settings_are_named_as_they_are_where_they_are_set() -> None:
+    rules = parse_rules(["p95_ms_real <= 3 with confidence"])
+    with pytest.raises(BadRequest, match=r"raise --processes, or ask for the figure without its interval$"):
+        require_measurable(rules, n=200, processes=1, setting="--")
+    with pytest.raises(BadRequest, match=r"raise --real or --processes until their product is 200, or"):
+        require_measurable(rules, n=200, real=10, setting="--")
+
+
+@pytest.mark.parametrize("figure", ["peak_mb", "batch_difference", "batch_flips"])
+@pytest.mark.parametrize(
+    ("end", "confidence", "without"),
+    [("", " with confidence", "with confidence"), ("_low", "", "_low"), ("_high", "", "_high")],
+)
+def test_what_never_has_an_interval_is_not_asked_for_one(figure: str, end: str, confidence: str, without: str) -> None:
+    rule = f"{figure}{end} <= 3{confidence}"
+    with pytest.raises(BadRequest) as refused:
+        parse_rule(rule)
+    assert str(refused.value) == (
+        f"rule '{rule}': '{figure}' never has an interval; ask for '{figure}' itself, without '{without}'"
+    )
+
+
+def test_what_is_known_exactly_has_no_ends_but_every_confidence() -> None:
+    assert parse_rule("size_mb <= 3 with confidence").confident
+    with pytest.raises(BadRequest, match=r"'params' never has an interval; ask for 'params' itself, without '_high'$"):
+        parse_rule("params_high <= 3")
 
 
 # -- facts that stand elsewhere too ------------------------------------------------------------------------------------

@@ -19,6 +19,7 @@ from pipeline.progress import Silent
 from pipeline.quality import Difference
 from serving.registry import Resolved
 
+LABELS = ("negative", "positive")
 FILES = {"kind": "files", "train": "x.csv", "test": "x.csv"}
 
 
@@ -33,9 +34,11 @@ class Registry(Champion):
         return None if self.found is None else Resolved(self.found, name="m", version="3", digest="d")
 
 
-def champion(found: Path | None, *, length: int = 16, kind: str = "classification") -> list[Variant]:
-    task = task_of(kind, data=FILES)
-    return champion_variant(Registry(found), OrtCpu(threads=1), task=task, length=length, cache=Path("cache"))
+def champion(
+    found: Path | None, *, length: int = 16, kind: str = "classification", labels: tuple[str, ...] = LABELS
+) -> list[Variant]:
+    task, target = task_of(kind, data=FILES), OrtCpu(threads=1)
+    return champion_variant(Registry(found), target, task=task, labels=labels, length=length, cache=Path("cache"))
 
 
 def test_the_champion_is_one_variant_more_on_the_same_target(tmp_path: Path) -> None:
@@ -45,7 +48,8 @@ def test_the_champion_is_one_variant_more_on_the_same_target(tmp_path: Path) -> 
 
 def test_without_a_champion_there_is_none() -> None:
     assert champion(None) == []
-    assert champion_variant(None, OrtCpu(), task=task_of("classification", data=FILES), length=16, cache=Path()) == []
+    task = task_of("classification", data=FILES)
+    assert champion_variant(None, OrtCpu(), task=task, labels=LABELS, length=16, cache=Path()) == []
 
 
 def test_a_champion_that_cannot_be_compared_is_refused(tmp_path: Path) -> None:
@@ -54,6 +58,8 @@ def test_a_champion_that_cannot_be_compared_is_refused(tmp_path: Path) -> None:
         champion(tmp_path / "served", length=64)
     with pytest.raises(BadRequest, match="does classification, this run multi-label"):
         champion(tmp_path / "served", kind="multi-label")
+    with pytest.raises(BadRequest, match="answers in the labels negative, positive, this run in up, down"):
+        champion(tmp_path / "served", labels=("up", "down"))
 
 
 def test_circumstances_name_the_target_whose_times_are_unfit() -> None:

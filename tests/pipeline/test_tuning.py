@@ -11,6 +11,7 @@ from benchmarks.openloop.plan import Plan
 from benchmarks.openloop.results import Rate, ServerResult
 from benchmarks.targets import OrtCpu
 from pipeline.artifact import Artifact
+from pipeline.errors import BadArtifact, Failure
 from pipeline.progress import Silent
 from pipeline.tuning import TuneConfig, tune_candidates
 from serving.bundle import read_bundle
@@ -90,6 +91,25 @@ def test_a_variant_that_keeps_the_bound_nowhere_is_told_and_ends_nothing(
         "bound or serve a faster variant"
     )
     assert list((tmp_path / "out" / "tuning" / NAMES[2]).iterdir()) == []
+
+
+def test_processes_that_die_are_told_and_lose_nothing_that_was_measured_before(
+    artifacts: dict[str, Artifact], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def dying(_: Any, **__: Any) -> ServerResult:
+        raise Failure("the process was ended by SIGKILL")
+
+    monkeypatch.setattr(sweeping, "run_child", dying)
+    told = tuned(artifacts, tmp_path / "out")["tuning"]
+    assert told == dict.fromkeys(NAMES[2:], "not tuned: the process was ended by SIGKILL")
+
+
+def test_a_bundle_that_is_altered_ends_the_stage(
+    artifacts: dict[str, Artifact], jobs: list[Any], tmp_path: Path
+) -> None:
+    (artifacts[NAMES[2]].path / "bundle" / "model.onnx").write_bytes(b"")
+    with pytest.raises(BadArtifact, match="was altered after it was sealed"):
+        tuned(artifacts, tmp_path / "out")
 
 
 def test_requests_hold_as_many_texts_as_are_asked_for_and_the_few_that_there_are(

@@ -26,6 +26,8 @@ from serving.errors import BadArtifact, BadRequest, Failure, Transient
 
 ITEMS = [("good",), ("bad bad good",)]
 QUICK = Plan(bound_ms=500.0, percent=50, start_rps=40.0, steps=2, seconds=0.5, warm_s=0.1)
+# Nobody keeps this bound, and half the rate would take too long: one rate is asked about.
+ONE_RATE = msgspec.structs.replace(QUICK, bound_ms=0.001, most_s=1.0)
 two_cores = pytest.mark.skipif(len(affinity()) < 2, reason="the generator needs a core of its own")
 
 
@@ -34,20 +36,21 @@ two_cores = pytest.mark.skipif(len(affinity()) < 2, reason="the generator needs 
 def test_a_bundle_is_served_and_loaded_over_http(tmp_path: Path, task: str) -> None:
     bundle = tiny_bundle(tmp_path, task=task)  # type: ignore[arg-type]
     told: list[int] = []
-    found = load_bundle(bundle.path, ITEMS, variant="tiny", plan=QUICK, cores=affinity()[:2], tell=told.append)
+    found = load_bundle(bundle.path, ITEMS, variant="tiny", plan=ONE_RATE, cores=affinity()[:2], tell=told.append)
     assert (found.scenario, found.percent, found.points[0].offered_rps) == ("http", 50, 40)
-    assert all(point.answered == point.sent for point in found.points)
-    assert told == [*range(1, len(found.points) + 1)]
+    assert found.points[0].answered == found.points[0].sent > 0
+    assert (found.best_rps, found.broken_rps, told) == (None, 40, [1])
     assert msgspec.json.decode(msgspec.json.encode(found), type=ServerResult) == found
 
 
 def test_a_bundle_is_loaded_in_process(tmp_path: Path) -> None:
     tiny_bundle(tmp_path)
     told: list[int] = []
-    found = load_engine(tmp_path, ITEMS, variant="tiny", plan=QUICK, cores=affinity()[:1], threads=1, tell=told.append)
-    assert (found.scenario, found.points[0].offered_rps) == ("engine", 40)
-    assert all(point.answered == point.sent for point in found.points)
-    assert told[:2] == [1, 2]
+    plan, cores = msgspec.structs.replace(QUICK, bound_ms=50.0, start_rps=500.0), affinity()[:1]
+    found = load_engine(tmp_path, ITEMS, variant="tiny", plan=plan, cores=cores, threads=1, tell=told.append)
+    assert (found.scenario, found.points[0].offered_rps) == ("engine", 500)
+    assert found.points[0].sent > 0
+    assert told == [*range(1, len(told) + 1)] != []
 
 
 def test_over_http_the_generator_has_the_last_core() -> None:

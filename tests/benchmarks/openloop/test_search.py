@@ -2,11 +2,12 @@
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 
 from benchmarks.openloop.results import Rate
-from benchmarks.openloop.search import CLOSE_ENOUGH, highest_rate, keeps
+from benchmarks.openloop.search import CLOSE_ENOUGH, MOST_DOUBLINGS, highest_rate, keeps
 from serving.errors import BadRequest
 
 
@@ -18,25 +19,29 @@ def server(capacity_rps: float) -> Callable[[float], Rate]:
     return lambda rps: point(rps, p99_ms=5.0 if rps <= capacity_rps else 500.0)
 
 
+ASKED: Any = {"bound_ms": 20, "start_rps": 100, "steps": 8}
+
+
 def asked(probe: Callable[[float], Rate], **changes: float) -> list[float]:
-    arguments = {"bound_ms": 20, "start_rps": 100, "steps": 8, **changes}
-    return [each.offered_rps for each in highest_rate(probe, **arguments).points]  # type: ignore[arg-type]
+    return [each.offered_rps for each in highest_rate(probe, **{**ASKED, **changes}).points]
 
 
 def test_the_rate_is_doubled_until_it_breaks_and_then_bisected() -> None:
     root = math.sqrt(400 * 800)
-    assert asked(server(700), steps=6) == pytest.approx([100, 200, 400, 800, root, math.sqrt(root * 800)])
+    assert asked(server(700), steps=2) == pytest.approx([100, 200, 400, 800, root, math.sqrt(root * 800)])
 
 
 def test_a_start_that_is_too_fast_is_halved() -> None:
-    assert asked(server(30), steps=4) == pytest.approx([100, 50, 25, math.sqrt(25 * 50)])
+    assert asked(server(30), steps=1) == pytest.approx([100, 50, 25, math.sqrt(25 * 50)])
 
 
 @pytest.mark.parametrize("capacity_rps", [37.0, 100.0, 101.0, 777.7, 12_345.0])
 def test_the_best_rate_is_one_that_was_measured_and_close_below_the_capacity(capacity_rps: float) -> None:
     found = highest_rate(server(capacity_rps), bound_ms=20, start_rps=100, steps=30)
     assert found.best_rps is not None
-    assert found.best_rps <= capacity_rps <= found.best_rps * CLOSE_ENOUGH
+    assert found.broken_rps is not None
+    assert found.best_rps <= capacity_rps < found.broken_rps <= found.best_rps * CLOSE_ENOUGH
+    assert found.kept_rps == found.best_rps
     best = max(each.offered_rps for each in found.points if keeps(each, bound_ms=20, percent=99))
     assert found.best_rps == best
     assert len(found.points) < 16
@@ -45,7 +50,26 @@ def test_the_best_rate_is_one_that_was_measured_and_close_below_the_capacity(cap
 def test_a_server_that_never_keeps_the_bound_has_no_best_rate() -> None:
     found = highest_rate(server(0), bound_ms=20, start_rps=100, steps=4, scenario="engine")
     assert (found.best_rps, found.scenario, found.bound_ms, found.percent) == (None, "engine", 20, 99)
-    assert [each.offered_rps for each in found.points] == [100, 50, 25, 12.5]
+    assert [each.offered_rps for each in found.points] == [100 / 2**halved for halved in range(1 + MOST_DOUBLINGS)]
+    assert (found.kept_rps, found.broken_rps) == (None, 100 / 2**MOST_DOUBLINGS)
+
+
+def test_a_server_that_always_keeps_the_bound_has_a_best_rate_and_none_that_broke_it() -> None:
+    found = highest_rate(server(math.inf), bound_ms=20, start_rps=1, steps=4)
+    assert (found.best_rps, found.broken_rps) == (2**MOST_DOUBLINGS, None)
+
+
+@pytest.mark.parametrize("start_rps", [1, 100, 60_000])
+def test_only_bisections_count_as_steps_however_far_the_start_is(start_rps: float) -> None:
+    found = highest_rate(server(4000), bound_ms=20, start_rps=start_rps, steps=6)
+    assert found.best_rps is not None
+    assert found.broken_rps is not None
+    assert found.best_rps <= 4000 < found.broken_rps <= found.best_rps * CLOSE_ENOUGH
+
+
+def test_too_few_steps_leave_wide_what_is_known() -> None:
+    found = highest_rate(server(700), bound_ms=20, start_rps=100, steps=1)
+    assert (found.best_rps, found.broken_rps) == (pytest.approx(math.sqrt(400 * 800)), 800)
 
 
 def test_a_percentile_that_is_exactly_the_bound_keeps_it_and_one_without_answers_does_not() -> None:
@@ -56,13 +80,15 @@ def test_a_percentile_that_is_exactly_the_bound_keeps_it_and_one_without_answers
 
 
 def test_a_void_point_is_asked_again_once_and_the_search_goes_on() -> None:
-    answers = iter(["", "lagged", "", ""])
+    answers = iter(["", "lagged", "", "", "gone", "gone"])
     found = highest_rate(lambda rps: point(rps, void=next(answers)), bound_ms=20, start_rps=100, steps=3)
     assert [(each.offered_rps, each.void) for each in found.points] == [
         (100, ""),
         (200, "lagged"),
         (200, ""),
         (400, ""),
+        (800, "gone"),
+        (800, "gone"),
     ]
     assert found.best_rps == 400
 
@@ -72,12 +98,18 @@ def test_a_point_that_is_void_twice_ends_the_search_with_what_is_known() -> None
         lambda rps: point(rps, void="lagged" if rps > 150 else ""), bound_ms=20, start_rps=100, steps=9
     )
     assert [(each.offered_rps, each.void) for each in found.points] == [(100, ""), (200, "lagged"), (200, "lagged")]
-    assert found.best_rps == 100
+    assert (found.best_rps, found.broken_rps) == (100, None)
+
+
+def test_what_broke_the_bound_is_known_where_the_way_down_from_it_is_void() -> None:
+    found = highest_rate(lambda rps: point(rps, p99_ms=99.0, void="lagged" if rps < 60 else ""), **ASKED)
+    assert [each.offered_rps for each in found.points] == [100, 50, 50]
+    assert (found.best_rps, found.broken_rps) == (None, 100)
 
 
 def test_void_from_the_start_there_is_nothing_to_tell() -> None:
     found = highest_rate(lambda rps: point(rps, void="lagged"), bound_ms=20, start_rps=100, steps=9)
-    assert (found.best_rps, len(found.points)) == (None, 2)
+    assert (found.best_rps, found.broken_rps, len(found.points)) == (None, None, 2)
 
 
 def test_a_percentile_that_points_lack_is_refused_with_the_list() -> None:
