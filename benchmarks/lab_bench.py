@@ -194,8 +194,8 @@ def show(found: Sequence[Compared]) -> None:
     Screen(width=150).print(table)
 
 
-def measured(asked: argparse.Namespace, told: Callable[[Compared], None]) -> dict[str, Any]:
-    """All parts, or those of `--only`, as they are written."""
+def measured(asked: argparse.Namespace, told: Callable[[Compared], None]) -> Iterator[dict[str, Any]]:
+    """What is known after each part, as it is written; all parts, or those of `--only`."""
     items = [(line,) for line in asked.texts.read_text(encoding="utf-8").splitlines() if line.strip()]
     before, found = disturbance(), list[Compared]()
 
@@ -208,18 +208,18 @@ def measured(asked: argparse.Namespace, told: Callable[[Compared], None]) -> dic
         "held": lambda: held(rps=HELD_RPS, seconds=HELD_S, runs=HELD_RUNS, cores=affinity()),
         "default_benchmark": lambda: default_benchmark(asked.bundles, items),
     }
-    parts = alone | comparisons(asked.bundles[0], items[:COMPARED_ITEMS], kept)
-    values = {name: measure() for name, measure in parts.items() if not asked.only or name in asked.only}
-    return {
+    result = {
         "machine": read(),
-        "disturbance": disturbance().since(before),
         "git": git_state(),
         "rule": RULE,
         "bundles": {path.parent.name: read_bundle(path).digest for path in asked.bundles},
-        "verdicts": counted(found),
-        "comparisons": found,
-        **{name: values[name] for name in alone if name in values},
     }
+    for name, measure in (alone | comparisons(asked.bundles[0], items[:COMPARED_ITEMS], kept)).items():
+        if not asked.only or name in asked.only:
+            value = measure()
+            result |= {name: value} if name in alone else {}
+            judged_so_far = {"verdicts": counted(found), "comparisons": tuple(found)}
+            yield result | judged_so_far | {"disturbance": disturbance().since(before)}
 
 
 def main() -> None:
@@ -234,9 +234,10 @@ def main() -> None:
         text = f"{one.part}: {one.verdict}, {one.ratio:.4f} [{one.low:.4f}, {one.high:.4f}], {one.attempts} attempt(s)"
         screen.print(f"{text}, {one.seconds:.0f} s {one.noise}", soft_wrap=True, markup=False)
 
-    result = measured(asked, told)
-    if asked.out:
-        write_json(asked.out, result)
+    result: dict[str, Any] = {}
+    for result in measured(asked, told):
+        if asked.out:
+            write_json(asked.out, result)
     show(result["comparisons"])
     told_too = {
         name: result[name] for name in ("verdicts", "overhead_us", "held", "default_benchmark") if name in result

@@ -33,9 +33,9 @@ class Load(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """
 
     lengths: tuple[int, ...] = (16, 64)
-    n: int = 200
-    processes: int = 5
-    real: int = 200
+    n: int = 125
+    processes: int = 8
+    real: int = 125
     probes: int = 8
     probe_tolerance: float = 1e-3
     attempts: int = 6

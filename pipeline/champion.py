@@ -26,17 +26,6 @@ class Named:
     digest: str
 
 
-@dataclass(frozen=True)
-class Challengers:
-    """What a champion is measured beside: the run's task, how many texts an item has, the names of the data's labels,
-    and the length in tokens at which latency is measured."""
-
-    task: TaskKind
-    texts_per_item: int
-    labels: tuple[str, ...]
-    length: int
-
-
 @dataclass
 class Champion:
     """A source (graph.Source). The registry is asked once: what is in a step's key is what the step measures, also when
@@ -74,11 +63,15 @@ class Champion:
         with talking_to(uri):
             return resolve(f"models:/{self.name}/{named.version}", tracking_uri=uri, cache=cache / "served")
 
-    def rival(self, cache: Path, own: Challengers) -> Resolved | None:
+    def rival(
+        self, cache: Path, *, task: TaskKind, texts_per_item: int, labels: tuple[str, ...], length: int
+    ) -> Resolved | None:
         """`resolve`, and `require_comparable` where there is a champion."""
         found = self.resolve(cache)
         if found is not None:
-            require_comparable(found, self.source, own)
+            require_comparable(
+                found, self.source, task=task, texts_per_item=texts_per_item, labels=labels, length=length
+            )
         return found
 
     def require_unmoved(self, measured: str, cache: Path) -> None:
@@ -117,20 +110,22 @@ class Champion:
         return self.tracking_uri or default_uri(cache.parent)
 
 
-def require_comparable(champion: Resolved, source: str, own: Challengers) -> ServingSpec:
+def require_comparable(
+    champion: Resolved, source: str, *, task: TaskKind, texts_per_item: int, labels: tuple[str, ...], length: int
+) -> ServingSpec:
     """What the champion's bundle says of itself, if it can be measured beside this run's variants.
 
     Raises:
-        BadRequest: it does another task, reads items of another form, answers in other labels, or cuts texts before
-            the length at which latency is measured.
+        BadRequest: it does another task, reads items of another form, answers in other `labels` than the data's, or
+            cuts texts before the `length` in tokens at which latency is measured.
     """
     spec = read_bundle(champion.path).spec
     differs = {
-        f"does {spec.task}, this run {own.task}": spec.task != own.task,
-        f"reads {spec.texts_per_item} text(s) an item, this run {own.texts_per_item}": spec.texts_per_item
-        != own.texts_per_item,
-        f"answers in the labels {shown(spec.labels)}, this run in {shown(own.labels)}": spec.labels != own.labels,
-        f"reads {spec.max_length} tokens, latency is measured at {own.length}": spec.max_length < own.length,
+        f"does {spec.task}, this run {task}": spec.task != task,
+        f"reads {spec.texts_per_item} text(s) an item, this run {texts_per_item}": spec.texts_per_item
+        != texts_per_item,
+        f"answers in the labels {shown(spec.labels)}, this run in {shown(labels)}": spec.labels != labels,
+        f"reads {spec.max_length} tokens, latency is measured at {length}": spec.max_length < length,
     }
     for how, found in differs.items():
         if found:

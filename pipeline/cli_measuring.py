@@ -41,9 +41,9 @@ def bench(
     ] = None,
     baseline: Annotated[str | None, typer.Option(help="Whom the others are compared with; default: the first.")] = None,
     lengths: Annotated[str, typer.Option(help="Input lengths in tokens.")] = "16,64",
-    samples: Annotated[int, typer.Option(min=10, help="Requests a length and process.")] = 200,
-    real: Annotated[int, typer.Option(min=0, help="Texts as they come, a process.")] = 200,
-    processes: Annotated[int, typer.Option(min=1, help="Processes of each bundle.")] = 5,
+    samples: Annotated[int, typer.Option(min=10, help="Requests a length and process.")] = 125,
+    real: Annotated[int, typer.Option(min=0, help="Texts as they come, a process.")] = 125,
+    processes: Annotated[int, typer.Option(min=1, help="Processes of each bundle.")] = 8,
     threads: Annotated[int | None, typer.Option(min=1, help="Default: what affinity and cgroup allow.")] = None,
     again_s: Annotated[float, typer.Option(min=0, help="Seconds for measuring what noise disturbed again.")] = 60.0,
     bound_ms: Annotated[

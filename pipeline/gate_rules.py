@@ -24,8 +24,8 @@ ALIASES: Final = {"teacher": TEACHER}
 # the teacher does. judging.py says which a task has.
 COMPARED: Final = ("drop", "flips", "ece", "agreement")
 _AGAINST_OWN: Final = ("drop", "flips")  # which the champion's session measured, and not this one
-# An interval of these is one over processes. A bootstrap's cannot leave the range that was seen, and n processes hold
-# the median between them with a chance of 1 - 2^(1 - n): 50 % for two, 94 % for five.
+# An interval of these is one over processes and cannot leave the range that they show, which holds the median with a
+# chance of 1 - 2^(1 - n): 50 % for two processes, 94 % for five.
 PROCESSES: Final = 5
 LATENCY: Final = (
     *("p50_ms", "p95_ms", "p99_ms", "p50_ms_short", "p95_ms_short", "p99_ms_short"),

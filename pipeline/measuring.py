@@ -81,11 +81,10 @@ def champion_variant(
         BadRequest: it cannot be measured beside this run's variants.
     """
     from benchmarks.session import Variant
-    from pipeline.champion import Challengers
 
     if source is None:
         return []
-    found = source.rival(cache, Challengers(task.kind, task.texts_per_item, labels, length))
+    found = source.rival(cache, task=task.kind, texts_per_item=task.texts_per_item, labels=labels, length=length)
     return [] if found is None else [Variant(CHAMPION, target, found.path)]
 
 

@@ -36,9 +36,9 @@ class BenchmarkConfig(Record):
     targets: dict[TargetName, BundleTarget] = Field(default={HERE: OrtCpu()}, min_length=1)
     first: str = ""  # never empty once read: a mapping's order does not survive in keys
     torch: bool = True
-    samples: int = Field(default=200, ge=10)
-    real: int = Field(default=200, ge=0)
-    processes: int = Field(default=5, ge=1)
+    samples: int = Field(default=125, ge=10)
+    real: int = Field(default=125, ge=0)
+    processes: int = Field(default=8, ge=1)
     again_s: float = Field(default=60.0, ge=0)
     noise: Noise = "refuse"
     server: ServerConfig | None = None

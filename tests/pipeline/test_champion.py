@@ -2,7 +2,6 @@
 model."""
 
 import socket
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +9,7 @@ import pytest
 from fakes import tiny_bundle
 
 from pipeline import tracking
-from pipeline.champion import NOBODY, Challengers, Champion, require_comparable
+from pipeline.champion import NOBODY, Champion, require_comparable
 from pipeline.errors import BadArtifact, BadRequest, Transient
 from pipeline.tracking import Evidence, default_uri, talking_to
 from pipeline.workspace import Workspace
@@ -19,7 +18,7 @@ from serving.registry import DIGEST_TAG, Resolved
 
 # Raised inside MLflow's own models of its tables, when `serving.registry` reads.
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:mlflow")
-OWN = Challengers("classification", texts_per_item=1, labels=("negative", "positive"), length=16)
+OWN: Any = {"task": "classification", "texts_per_item": 1, "labels": ("negative", "positive"), "length": 16}
 
 
 @pytest.fixture(scope="module")
@@ -179,9 +178,9 @@ def test_a_registry_that_is_away_is_no_missing_champion(tmp_path: Path) -> None:
 )
 def test_a_champion_of_another_kind_is_refused(asked: dict[str, Any], how: str, bundles: tuple[Bundle, Bundle]) -> None:
     champion = Resolved(bundles[0].path, "m", "7", bundles[0].digest)
-    assert require_comparable(champion, "models:/m@champion", OWN) == bundles[0].spec
+    assert require_comparable(champion, "models:/m@champion", **OWN) == bundles[0].spec
     with pytest.raises(BadRequest) as refused:
-        require_comparable(champion, "models:/m@champion", replace(OWN, **asked))
+        require_comparable(champion, "models:/m@champion", **{**OWN, **asked})
     assert str(refused.value) == (
         f"the champion models:/m@champion (version 7) {how}, so the two cannot be compared: register under another "
         "name, or take the rules against champion out of the gate"
@@ -192,7 +191,7 @@ def test_a_rival_is_fetched_and_comparable_or_not_there_yet(
     bundles: tuple[Bundle, Bundle], workspace: Workspace
 ) -> None:
     def rival(name: str, length: int) -> Resolved | None:
-        return Champion(name).rival(workspace.cache, replace(OWN, length=length))
+        return Champion(name).rival(workspace.cache, **{**OWN, "length": length})
 
     crown(bundles[0], workspace, name="rival")
     found = rival("rival", 16)

@@ -15,7 +15,6 @@ from benchmarks.receipt import read_receipt
 from benchmarks.targets import OrtCpu, OrtCuda
 from pipeline import gates
 from pipeline.artifact import EVIDENCE, Artifact
-from pipeline.champion import Challengers
 from pipeline.config import RunConfig
 from pipeline.graph import Inputs, TaskSplits, Tools
 from pipeline.progress import Silent
@@ -41,8 +40,9 @@ class Reigning:
     def identity(self, cache: Path) -> str:
         return read_bundle(self.path).digest
 
-    def rival(self, cache: Path, own: Challengers) -> Resolved:
-        assert own == Challengers("classification", 1, ("negative", "positive"), length=64)
+    def rival(self, cache: Path, **own: Any) -> Resolved:
+        labels = ("negative", "positive")
+        assert own == {"task": "classification", "texts_per_item": 1, "labels": labels, "length": 64}
         return Resolved(self.path, name="tiny", version="1", digest=self.identity(cache))
 
 
