@@ -90,7 +90,13 @@ def receipt(variants: Sequence[Measured] = (), *, machine: Mapping[str, Any] = {
         machine=msgspec.structs.replace(MACHINE, **machine),
         disturbance=Disturbance(10, None),
         how=How(
-            Load(n=100), threads=1, cores=(0,), order=(), items=3000, distinct={16: 500, 64: 500}, distinct_real=1000
+            Load(n=100, processes=5),
+            threads=1,
+            cores=(0,),
+            order=(),
+            items=3000,
+            distinct={16: 500, 64: 500},
+            distinct_real=1000,
         ),
         variants=tuple(variants),
         unknown=("the governor of the cores",),
