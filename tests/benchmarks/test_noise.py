@@ -73,6 +73,7 @@ def test_a_finding_names_the_variant_the_process_the_value_and_the_bound() -> No
 
 
 # In a block of two seconds the resolution of /proc/stat (0.02 s) adds 0.01 to a share, the free switches 5 to a rate.
+SOME = {"others_busy": 0.03}
 EDGES = {
     "steal": ({"steal_ms": 60}, {"steal_ms": 70}, "3.5% of a core's time went to other machines of the same host"),
     "throttling": (
@@ -81,7 +82,11 @@ EDGES = {
         "its CPU quota stopped it in 1 periods: give it whole cores or fewer threads",
     ),
     "others": ({"others_busy": 0.049}, {"others_busy": 0.052}, "other processes took 5.2% of the pinned cores' time"),
-    "preempted": ({"preempted": 210}, {"preempted": 212}, "it had to leave its core 106 times a second"),
+    "preempted": (
+        {**SOME, "preempted": 210},
+        {**SOME, "preempted": 212},
+        "it had to leave its core 106 times a second",
+    ),
 }
 
 
@@ -100,6 +105,11 @@ def test_a_core_that_changed_its_speed_is_found_on_either_side_of_the_block(side
     runs = [(500_000,) * 20, (500_000,) * 20]
     runs[side] = (ns,) * 20
     assert [finding.kind for finding in found_in(with_(calibration_ns=tuple(runs)))] == ["calibration"] * is_found
+
+
+def test_threads_of_one_process_that_leave_each_other_s_core_are_no_disturbance() -> None:
+    assert found_in(with_(preempted=1000, others_busy=0.005)) == ()
+    assert [finding.kind for finding in found_in(with_(preempted=1000, others_busy=None))] == ["preempted"]
 
 
 def test_a_changed_speed_is_told_with_both_times() -> None:
