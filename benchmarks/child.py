@@ -1,8 +1,10 @@
 """A measuring process's side of children.py: it reads a job, waits for its turns, tells how far it is, and ends with
-the one who asked."""
+the one who asked. `python -m benchmarks.child MODULE ARGUMENT...` runs any other module so that it ends with its
+parent."""
 
 import ctypes
 import errno
+import runpy
 import signal
 import sys
 from collections.abc import Callable, Sequence
@@ -57,3 +59,9 @@ def tell(done: int, total: int) -> None:
     """A line of progress for the parent."""
     sys.stdout.write(f'{{"done": {done}, "total": {total}}}\n')
     sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    end_with_parent()
+    sys.argv = sys.argv[1:]
+    runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)

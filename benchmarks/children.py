@@ -182,11 +182,20 @@ def _process(command: list[str], files: _Files, stdin: int, stderr: IO[bytes]) -
 
 
 def _failure(variant: str, code: int, *, stderr: str) -> Failure:
-    lines = [line for line in stderr.splitlines() if line.strip()][-LAST_LINES:]
-    told = "\n  ".join(lines) or "(it wrote nothing to stderr)"
+    told = last_lines(stderr)
     if code < 0:
         name = signal.Signals(-code).name
         hint = f" ({OUT_OF_MEMORY})" if name == "SIGKILL" else ""
         return Failure(f"measuring {variant}: the process was ended by {name}{hint}; its last lines:\n  {told}")
-    kind = _BY_CODE.get(code, Failure)
-    return kind(f"measuring {variant}: the process ended with exit code {code}; its last lines:\n  {told}")
+    return failure_of(code)(f"measuring {variant}: the process ended with exit code {code}; its last lines:\n  {told}")
+
+
+def last_lines(stderr: str) -> str:
+    """What a process said before it ended, for the end of a message."""
+    lines = [line for line in stderr.splitlines() if line.strip()][-LAST_LINES:]
+    return "\n  ".join(lines) or "(it wrote nothing to stderr)"
+
+
+def failure_of(code: int) -> type[Failure]:
+    """What a process of ours that ended with this exit code raised."""
+    return _BY_CODE.get(code, Failure)

@@ -10,7 +10,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from benchmarks.machine import HERE, disturbance
+from benchmarks.machine import disturbance
+from serving.cpu import ROOT
 
 Clock = Callable[[], int]
 
@@ -37,7 +38,7 @@ class Counters(NamedTuple):
     cores: Cores | None
 
 
-def read_counters(cores: Sequence[int], *, clock: Clock, cpu_clock: Clock, root: Path = HERE) -> Counters:
+def read_counters(cores: Sequence[int], *, clock: Clock, cpu_clock: Clock, root: Path = ROOT) -> Counters:
     """`cores` are the pinned ones; `clock` and `cpu_clock` give nanoseconds, of the wall and of this process."""
     return Counters(
         wall_ns=clock(),

@@ -24,6 +24,7 @@ import msgspec
 from rich.console import Console as Screen
 from rich.table import Table
 
+from benchmarks.child import end_with_parent
 from benchmarks.figures import timed_figures
 from benchmarks.machine import affinity, disturbance, read
 from benchmarks.measure import TOTAL, sample
@@ -105,7 +106,8 @@ def neighbour(*, core: int, busy_s: float, idle_s: float) -> Iterator[None]:
 
 
 def disturb(core: int, busy_s: float, idle_s: float) -> None:
-    """What a neighbour does, until it is killed."""
+    """What a neighbour does, until it or the one who measures is killed."""
+    end_with_parent()
     os.sched_setaffinity(0, {core})
     while True:
         until = time.monotonic() + busy_s
@@ -239,10 +241,8 @@ def main() -> None:
         if asked.out:
             write_json(asked.out, result)
     show(result["comparisons"])
-    told_too = {
-        name: result[name] for name in ("verdicts", "overhead_us", "held", "default_benchmark") if name in result
-    }
-    print(msgspec.json.encode(told_too).decode())
+    parts = ("verdicts", "overhead_us", "held", "default_benchmark")
+    print(msgspec.json.encode({name: result[name] for name in parts if name in result}).decode())
 
 
 if __name__ == "__main__":

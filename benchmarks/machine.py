@@ -14,14 +14,11 @@ from typing import Final
 
 import msgspec
 
-from serving.cpu import cgroup_quota_cores, cpu_features
+from serving.cpu import ROOT, cgroup_folders, cgroup_quota_cores, read_text
+from serving.machine import core_count, cpu_model, features, memory_limits
 
-HERE: Final = Path("/")
 UNKNOWN: Final = "unknown"
 LIBRARIES: Final = ("onnxruntime", "openvino", "tokenizers", "numpy", "torch", "transformers")
-
-# What decides the speed of a transformer on a CPU: vector width, int8 dot products, bf16 (x86 names, then ARM's).
-_RELEVANT = re.compile(r"avx2|avx512\w*|avx_vnni\w*|amx_\w+|bf16|i8mm|asimddp|sve2?")
 
 
 class Machine(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -59,32 +56,23 @@ class Disturbance(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         )
 
 
-def read(root: Path = HERE) -> Machine:
+def read(root: Path = ROOT) -> Machine:
     """The fingerprint of this machine."""
-    cpuinfo = _text(root / "proc/cpuinfo")
     return Machine(
-        cpu_model=_cpu_model(cpuinfo),
-        features=_features(root),
-        cores=_cores(cpuinfo),
+        cpu_model=cpu_model(root),
+        features=features(root),
+        cores=core_count(root),
         affinity=affinity(),
         quota_cores=cgroup_quota_cores(root),
-        governor=_text(root / "sys/devices/system/cpu/cpu0/cpufreq/scaling_governor") or UNKNOWN,
+        governor=read_text(root / "sys/devices/system/cpu/cpu0/cpufreq/scaling_governor") or UNKNOWN,
         turbo=_turbo(root),
-        smt=_text(root / "sys/devices/system/cpu/smt/control") or UNKNOWN,
+        smt=read_text(root / "sys/devices/system/cpu/smt/control") or UNKNOWN,
         memory_mb=_memory_mb(root),
         memory_limit_mb=_memory_limit_mb(root),
-        kernel=_text(root / "proc/sys/kernel/osrelease") or platform.release(),
+        kernel=read_text(root / "proc/sys/kernel/osrelease") or platform.release(),
         python=platform.python_version(),
         libraries=_libraries(),
     )
-
-
-def identity(root: Path = HERE) -> str:
-    """The declared identity of the target 'here': what a benchmark step's key holds of the machine."""
-    cpuinfo = _text(root / "proc/cpuinfo")
-    quota = cgroup_quota_cores(root)
-    limit = "no quota" if quota is None else f"quota of {quota:g} cores"
-    return f"{_cpu_model(cpuinfo)}; {' '.join(_features(root))}; {_cores(cpuinfo)} cores; {limit}"
 
 
 def affinity() -> tuple[int, ...]:
@@ -94,74 +82,31 @@ def affinity() -> tuple[int, ...]:
     return tuple(range(os.cpu_count() or 1))
 
 
-def disturbance(root: Path = HERE) -> Disturbance:
+def disturbance(root: Path = ROOT) -> Disturbance:
     """The counters now; take one before and one after, and `since` says what a measurement suffered."""
     throttled = [int(text) for text in _throttled(root)]
-    return Disturbance(_steal_ms(_text(root / "proc/stat")), max(throttled, default=None))
-
-
-def _text(path: Path) -> str:
-    """The file's text without its last newline; empty where it is absent or not ours to read."""
-    try:
-        return path.read_text(encoding="utf-8", errors="replace").strip()
-    except OSError:
-        return ""
-
-
-def _field(text: str, *names: str) -> str:
-    """The value of the first `name : value` line."""
-    match = re.search(rf"^(?:{'|'.join(names)})\s*:\s*(.*)$", text, re.MULTILINE)
-    return match.group(1).strip() if match else ""
-
-
-def _cpu_model(cpuinfo: str) -> str:
-    return _field(cpuinfo, "model name", "Hardware", "CPU part") or platform.processor() or UNKNOWN
-
-
-def _features(root: Path) -> tuple[str, ...]:
-    return tuple(sorted(flag for flag in cpu_features(root) if _RELEVANT.fullmatch(flag)))
-
-
-def _cores(cpuinfo: str) -> int:
-    return len(re.findall(r"^processor\s*:", cpuinfo, re.MULTILINE)) or os.cpu_count() or 1
+    return Disturbance(_steal_ms(read_text(root / "proc/stat")), max(throttled, default=None))
 
 
 def _turbo(root: Path) -> str:
     """Intel's driver says `no_turbo`, the generic one `boost`: "on", "off" or "unknown"."""
-    no_turbo = _text(root / "sys/devices/system/cpu/intel_pstate/no_turbo")
-    boost = _text(root / "sys/devices/system/cpu/cpufreq/boost")
+    no_turbo = read_text(root / "sys/devices/system/cpu/intel_pstate/no_turbo")
+    boost = read_text(root / "sys/devices/system/cpu/cpufreq/boost")
     return {("0", ""): "on", ("1", ""): "off", ("", "1"): "on", ("", "0"): "off"}.get((no_turbo, boost), UNKNOWN)
 
 
 def _memory_mb(root: Path) -> int:
-    kilobytes = _field(_text(root / "proc/meminfo"), "MemTotal").removesuffix(" kB")
-    return int(kilobytes) // 1024 if kilobytes.isdigit() else 0
-
-
-def _cgroups(root: Path, controller: str) -> Iterator[Path]:
-    """Every cgroup folder that binds this process, its own first: a parent's limit binds its children (v2, then v1)."""
-    for line in _text(root / "proc/self/cgroup").splitlines():
-        _, controllers, inside = line.split(":", 2)
-        if controllers == "" or controller in controllers.split(","):
-            base = root / "sys/fs/cgroup" / controllers
-            # In a container the path may be the host's: its own root is mounted at `base` then.
-            own = base / inside.strip("/")
-            yield from (folder for folder in (own, *own.parents) if folder.is_relative_to(base))
+    found = re.search(r"^MemTotal:\s+(\d+) kB$", read_text(root / "proc/meminfo"), re.MULTILINE)
+    return int(found[1]) // 1024 if found else 0
 
 
 def _memory_limit_mb(root: Path) -> int | None:
-    limits = []
-    for folder in _cgroups(root, "memory"):
-        limit = _text(folder / "memory.max") or _text(folder / "memory.limit_in_bytes")
-        # Version 1 writes "no limit" as a number near 2**63.
-        if limit.isdigit() and int(limit) < 2**60:
-            limits.append(int(limit) // 2**20)
-    return min(limits, default=None)
+    return min((limit // 2**20 for _, limit in memory_limits(root)), default=None)
 
 
 def _throttled(root: Path) -> Iterator[str]:
-    for folder in _cgroups(root, "cpu"):
-        match = re.search(r"^nr_throttled (\d+)$", _text(folder / "cpu.stat"), re.MULTILINE)
+    for folder in cgroup_folders(root, "cpu"):
+        match = re.search(r"^nr_throttled (\d+)$", read_text(folder / "cpu.stat"), re.MULTILINE)
         if match:
             yield match.group(1)
 

@@ -11,7 +11,8 @@ from pathlib import Path
 import msgspec
 
 from benchmarks.counters import Clock, Counters, calibrate, read_counters
-from benchmarks.machine import HERE, affinity
+from benchmarks.machine import affinity
+from serving.cpu import ROOT
 
 
 class Readings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -48,7 +49,7 @@ class Watch:
         *,
         clock: Clock = time.perf_counter_ns,
         cpu_clock: Clock = time.process_time_ns,
-        root: Path = HERE,
+        root: Path = ROOT,
         cores: Sequence[int] = (),
     ) -> None:
         self._clock, self._cpu_clock, self._root = clock, cpu_clock, root

@@ -39,7 +39,7 @@ class Load(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     probes: int = 8
     probe_tolerance: float = 1e-3
     attempts: int = 6
-    again_s: float = 60.0
+    again_s: float = 45.0
 
     @property
     def requests_a_process(self) -> int:

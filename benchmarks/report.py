@@ -6,7 +6,6 @@ The metric comes from outside, because what "good" means is the task's affair; e
 
 import math
 from collections.abc import Mapping, Sequence
-from statistics import median
 from typing import TYPE_CHECKING, Final, Protocol
 
 import msgspec
@@ -61,7 +60,8 @@ def figures(
     others: Mapping[str, Mapping[str, Scored]] = {},
     baseline: str = BASELINE,
 ) -> dict[str, dict[str, float]]:
-    """What the gate may ask of each variant: figures by name, with NAME_low and NAME_high; unknown ones are absent.
+    """What the gate may ask of each variant beside its times (figures.py): figures by name, with NAME_low and
+    NAME_high; unknown ones are absent.
 
     `scores` holds each variant's `metric`, `others` its further figures of quality by name."""
     return {
@@ -126,26 +126,16 @@ def _row(measured: Measured, score: Scored, *, reference_p50_ms: float | None) -
 
 
 def _gate_figures(measured: Measured, row: Row, judged: Mapping[str, Scored]) -> dict[str, float | None]:
-    quality = (_with_ends(name, score.value, score.low, score.high) for name, score in judged.items())
-    long, short = _long(measured), _short(measured)
+    ends = ({name: one.value, f"{name}_low": one.low, f"{name}_high": one.high} for name, one in judged.items())
     return {
-        **{name: value for ends in quality for name, value in ends.items()},
-        **_with_ends("p50_ms", long.p50_ms, long.p50_low_ms, long.p50_high_ms),
-        **_with_ends("p95_ms", long.p95_ms, long.p95_low_ms, long.p95_high_ms),
-        **_with_ends("p50_ms_short", short.p50_ms, short.p50_low_ms, short.p50_high_ms),
-        **_with_ends("p95_ms_short", short.p95_ms, short.p95_low_ms, short.p95_high_ms),
+        **{name: value for each in ends for name, value in each.items()},
         "speedup_p50": row.speedup_p50,
         "size_mb": row.size_mb,
         "params": float(row.params),
-        "cold_start_ms": median(measured.cold_start_ms),
         "peak_mb": max(measured.peak_mb),
         "batch_difference": max((each.max_difference for each in measured.invariance), default=None),
         "batch_flips": max((each.flips / each.items for each in measured.invariance), default=None),
     }
-
-
-def _with_ends(name: str, value: float | None, low: float | None, high: float | None) -> dict[str, float | None]:
-    return {name: value, f"{name}_low": low, f"{name}_high": high}
 
 
 def _known(named: Mapping[str, float | None]) -> dict[str, float]:

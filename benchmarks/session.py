@@ -12,19 +12,20 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import NamedTuple
 
 from msgspec.structs import replace
 
 from benchmarks.children import Child, child, run_child
 from benchmarks.collect import Kept, Repeat, collect, keep, missing, require_finite, require_same
-from benchmarks.machine import disturbance, read
+from benchmarks.machine import Disturbance, disturbance, read
 from benchmarks.noise import unknown
 from benchmarks.openloop.results import ServerResult, both
 from benchmarks.outputs import read_outputs
 from benchmarks.pinning import unpinned
 from benchmarks.plan import Progress, SessionPlan, Variant, logits_file, plan_session
 from benchmarks.readings import without_each_other
-from benchmarks.receipt import FILE, Load, Receipt, sealed, write_receipt
+from benchmarks.receipt import FILE, Load, Measured, Receipt, sealed, write_receipt
 from benchmarks.turns import take_turns
 from benchmarks.worker import LatencyResult, QualityResult
 from serving.bundle import Item, TaskKind
@@ -59,9 +60,33 @@ def run_session(
         BadRequest: what is asked for cannot be measured here.
         BadArtifact: a variant cannot be opened, answers NaN, or answers otherwise when timed.
     """
-    start, started, before = time.monotonic(), datetime.now(UTC).isoformat(timespec="seconds"), disturbance()
+    begun = _Begun(time.monotonic(), datetime.now(UTC).isoformat(timespec="seconds"), disturbance())
     plan = plan_session(variants, items=items, out=out, load=load or Load(), task=task, progress=progress)
     (plan.out / FILE).unlink(missing_ok=True)  # an earlier session's, which must not lie beside what is found now
+    receipt = _receipt(plan, _measure(plan, serve, worker), begun, target=target)
+    write_receipt(receipt, plan.out)
+    return receipt
+
+
+class _Begun(NamedTuple):
+    """When a session began, and what others had taken by then."""
+
+    clock: float
+    told: str
+    before: Disturbance
+
+
+class _Found(NamedTuple):
+    """What a session measured, and in which order of processes."""
+
+    variants: tuple[Measured, ...]
+    kept: Kept
+    attempts: int
+    order: Sequence[str]
+
+
+def _measure(plan: SessionPlan, serve: Serve | None, worker: str) -> _Found:
+    variants = plan.variants
     quality = {variant.name: _measure_quality(plan, variant, worker) for variant in variants}
     timing = _Timing(plan, quality, worker)
     kept, attempts = measure_until_quiet(timing.repeat, load=plan.load)
@@ -69,23 +94,25 @@ def run_session(
     if serve is not None:
         served = _served_twice(plan, serve)
         measured = [replace(each, server=served[each.name]) for each in measured]
-    machine = read()
+    return _Found(tuple(measured), kept, attempts, timing.order)
+
+
+def _receipt(plan: SessionPlan, found: _Found, begun: _Begun, *, target: str) -> Receipt:
+    machine, readings = read(), [readings for each in found.variants for readings in each.readings]
     receipt = Receipt(
-        started=started,
-        seconds=time.monotonic() - start,
+        started=begun.told,
+        seconds=time.monotonic() - begun.clock,
         machine=machine,
-        disturbance=disturbance().since(before),
-        how=plan.how(timing.order),
-        variants=tuple(measured),
+        disturbance=disturbance().since(begun.before),
+        how=plan.how(found.order),
+        variants=found.variants,
         target=target,
-        findings=kept.findings,
-        set_aside=kept.set_aside,
-        unknown=(*unknown(machine, [readings for each in measured for readings in each.readings]), *unpinned()),
-        attempts=attempts,
+        findings=found.kept.findings,
+        set_aside=found.kept.set_aside,
+        unknown=(*unknown(machine, readings), *unpinned()),
+        attempts=found.attempts,
     )
-    receipt = sealed(receipt)
-    write_receipt(receipt, plan.out)
-    return receipt
+    return sealed(receipt)
 
 
 def measure_until_quiet(

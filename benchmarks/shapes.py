@@ -117,17 +117,20 @@ def race(
             n=n,
             items=tuple(items),
         )
-        result = run_child(
-            job,
-            result_type=ShapesResult,
-            threads=threads,
-            tell=lambda _done: None,
-            module="benchmarks.shapes",
-            limit_s=LIMIT_S,
-        )
-        found[variant.name].append(result)
+        found[variant.name].append(_run(job, threads=threads))
     _require_same(found)
     return tuple(_collect(results) for results in found.values())
+
+
+def _run(job: ShapesJob, *, threads: int) -> ShapesResult:
+    return run_child(
+        job,
+        result_type=ShapesResult,
+        threads=threads,
+        tell=lambda _done: None,
+        module="benchmarks.shapes",
+        limit_s=LIMIT_S,
+    )
 
 
 def measure_shapes(job: ShapesJob, *, tell: Tell) -> ShapesResult:

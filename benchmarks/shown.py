@@ -147,7 +147,19 @@ def circumstances(receipt: Receipt) -> str:
 def noise_told(receipt: Receipt) -> tuple[str, ...]:
     """What the detectors found, a sentence each; last what was found in repeats that were measured again."""
     found = tuple(finding.told for finding in receipt.findings) or ("No detector found noise in these samples.",)
-    return (*found, *(f"Set aside and measured again: {finding.told}" for finding in receipt.set_aside))
+    aside = (f"Set aside and measured again: {finding.told}" for finding in receipt.set_aside)
+    return (*found, *unknown_rates(receipt), *aside)
+
+
+def unknown_rates(receipt: Receipt) -> tuple[str, ...]:
+    """Of each variant that was loaded and whose rate is not known all the same, why."""
+    loaded = [(each.name, each.server) for each in receipt.variants if each.server is not None]
+    return tuple(
+        f"the rate of requests that {name} keeps up is not known: {voids[0]}"
+        for name, found in loaded
+        if found.kept_rps is None and found.broken_rps is None
+        if (voids := [each.void for each in found.points if each.void])
+    )
 
 
 def with_interval(figures: Figures, name: str) -> str:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final
 import msgspec
 
 from benchmarks.children import run_child
-from benchmarks.machine import affinity, identity, read
+from benchmarks.machine import affinity, read
 from benchmarks.openloop.engine import EngineJob
 from benchmarks.openloop.plan import Plan
 from benchmarks.openloop.results import ServerResult
@@ -24,6 +24,7 @@ from serving.cpu import usable_threads
 from serving.engine import Engine
 from serving.errors import BadRequest
 from serving.instances import require_invariance
+from serving.machine import machine_identity
 from serving.tuning import Earned, Setting, Together, Tuning, tuning_file, write_tuning
 
 if TYPE_CHECKING:
@@ -45,31 +46,24 @@ def tune(
     tell: Tell = lambda _: None,
     left_out: LeftOut = lambda _setting, _why: None,
 ) -> Tuning:
-    """Sweep `bundle` here with `requests` in turn, each setting in a process of its own and with at most `threads`
-    (None: all there are), and write the tuning into `out` (by default the bundle's folder). `left_out` is told the
-    settings whose process died.
+    """Sweep `bundle` here with `requests` in turn, each setting in a process of its own with at most `threads` (None:
+    all), and write the tuning into `out` (None: the bundle's folder). `left_out` is told whose process died.
 
     Raises:
-        BadRequest: no requests or such as the bundle does not answer, a plan that cannot be carried out, a target whose
-            name makes no file name, no setting keeps the bound, or `out` is sealed or cannot be made.
+        BadRequest: no requests, or such as the bundle does not answer; no such plan, target's name, or `out`; no
+            setting keeps the bound.
         BadArtifact: not a bundle, or not fit for this machine; or the tuning cannot be written.
         Failure: every setting's process died.
     """
-    if not requests or not all(requests):
-        raise BadRequest(f"a sweep needs requests of one item or more: got {len(requests)}; give it texts")
-    plan.require()
-    tuning_file(target)
-    _require_unsealed(out or bundle)
-    if out is not None:
-        _make(out)
+    _require_sweep(requests, plan, target)
+    _require_place(bundle, out)
     started, sealed = datetime.now(UTC).isoformat(timespec="seconds"), read_bundle(bundle)
     _require_answered(sealed, requests)
-    measure = _in_processes(sealed, requests, plan=plan, queue=queue)
-    items = max(map(len, requests))
+    measure, items = _in_processes(sealed, requests, plan=plan, queue=queue), max(map(len, requests))
     earned = sweep(threads or usable_threads(), measure, items_per_request=items, tell=tell, left_out=left_out)
-    tuning = Tuning(
+    found = Tuning(
         bundle=sealed.digest,
-        machine=identity(),
+        machine=machine_identity(),
         target=target,
         started=started,
         bound_ms=plan.bound_ms,
@@ -78,17 +72,28 @@ def tune(
         setting=winner(earned, plan=plan).setting,
         earned=earned,
     )
-    write_tuning(tuning, out or bundle)
-    return tuning
+    write_tuning(found, out or bundle)
+    return found
 
 
-def _require_unsealed(folder: Path) -> None:
-    """A step's artifact is sealed whole, what lies beside the bundle's core included."""
+def _require_sweep(requests: Sequence[Sequence[Item]], plan: Plan, target: str) -> None:
+    """What can be said before the bundle is opened."""
+    if not requests or not all(requests):
+        raise BadRequest(f"a sweep needs requests of one item or more: got {len(requests)}; give it texts")
+    plan.require()
+    tuning_file(target)
+
+
+def _require_place(bundle: Path, out: Path | None) -> None:
+    """A step's artifact is sealed whole, what lies beside the bundle's core included; another folder is made."""
+    folder = out or bundle
     if any((each / STEP_SEAL).is_file() for each in (folder, folder.resolve().parent)):
         raise BadRequest(
             f"{folder} is part of a sealed step, which one file more would break; copy the bundle and sweep the copy, "
             "or name another folder with --out"
         )
+    if out is not None:
+        _make(out)
 
 
 def _require_answered(bundle: Bundle, requests: Sequence[Sequence[Item]]) -> None:

@@ -5,10 +5,10 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-import msgspec
 import typer
 
-from pipeline.cli_measuring import add_measuring
+from pipeline.commands import add_commands
+from pipeline.commands.options import WORKSPACE, Configs, Root, Settings, StoreUrl, echo
 from pipeline.exits import end_by_verdict, exit_code_of
 
 if TYPE_CHECKING:
@@ -24,25 +24,6 @@ app = typer.Typer(
     add_completion=False,
     rich_markup_mode=None,
 )
-
-Configs = Annotated[list[Path], typer.Argument(metavar="CONFIG...", help="YAML files as in configs/; run in order.")]
-Settings = Annotated[
-    list[str] | None,
-    typer.Option("--set", metavar="A.B=VALUE", help="Change one setting; the value is YAML. May be repeated."),
-]
-Root = Annotated[
-    Path,
-    typer.Option("--workspace", envvar="RETORT_WORKSPACE", help="Where artifacts, runs and the default MLflow live."),
-]
-StoreUrl = Annotated[
-    str | None,
-    typer.Option("--store", envvar="RETORT_STORE", help="Share artifacts through an fsspec URL (s3://, gs://)."),
-]
-WORKSPACE = Path(".retort")
-
-
-def _echo(value: Any) -> None:
-    typer.echo(msgspec.json.encode(value).decode())
 
 
 def _runs(
@@ -75,7 +56,7 @@ def plan(configs: Configs, settings: Settings = None, workspace: Root = WORKSPAC
     for config, place in _runs(configs, settings, workspace, store):
         planned = plan_run(config, place)
         plan_table(config.name, planned)
-        _echo({"run": config.name, "steps": {one.step.label: one.state for one in planned}})
+        echo({"run": config.name, "steps": {one.step.label: one.state for one in planned}})
 
 
 @app.command()
@@ -103,7 +84,7 @@ def run(
         for config, place in _runs(configs, settings, workspace, store):
             artifacts = run_steps(config, place, until=until, team=team)
             if team.leads:
-                _echo(show_run(config, place, artifacts))
+                echo(show_run(config, place, artifacts))
                 end_by_verdict(artifacts)
 
 
@@ -128,7 +109,7 @@ def stage(
             found = run_steps(config, place, only=name, team=team)
             done = {label: str(one.path) for label, one in found.items() if name in (one.manifest.stage, label)}
             if team.leads:
-                _echo({"run": config.name, "artifacts": done})
+                echo({"run": config.name, "artifacts": done})
             if name == "register":
                 end_by_verdict(found)
 
@@ -147,7 +128,7 @@ def pretrain(configs: Configs, settings: Settings = None, workspace: Root = WORK
         for config, place in _runs(configs, settings, workspace, store):
             made = pretrain_only(config, place, team=team)
             if team.leads:
-                _echo({"run": config.name, "teacher": str(made.path), **made.manifest.facts})
+                echo({"run": config.name, "teacher": str(made.path), **made.manifest.facts})
 
 
 @app.command("distill-cost")
@@ -166,7 +147,7 @@ def distill_cost(
     for config, place in _runs(configs, settings, workspace):
         found = costs(config, place, steps=steps)
         show_costs(config.name, found)
-        _echo({"run": config.name, "passes": found})
+        echo({"run": config.name, "passes": found})
 
 
 @app.command()
@@ -178,7 +159,7 @@ def show(configs: Configs, settings: Settings = None, workspace: Root = WORKSPAC
     from pipeline.summary import show_run
 
     for config, place in _runs(configs, settings, workspace, store):
-        _echo(show_run(config, place, place.finished(config.name, config=config.model_dump(mode="json"))))
+        echo(show_run(config, place, place.finished(config.name, config=config.model_dump(mode="json"))))
 
 
 @app.command()
@@ -197,7 +178,7 @@ def verify(
 
     place = Workspace.open(workspace, store_url=store)
     verified = [name for target in targets for name in verify_target(target, settings or (), place)]
-    _echo({"verified": verified})
+    echo({"verified": verified})
 
 
 @app.command()
@@ -238,7 +219,7 @@ def serve(
     )
 
 
-add_measuring(app)
+add_commands(app)
 
 
 def main() -> None:

@@ -10,7 +10,7 @@ import msgspec
 from pipeline.checks import check
 from pipeline.config import RunConfig
 from pipeline.graph import Tools, expand
-from pipeline.progress import Console
+from pipeline.progress import Console, summary_console
 from pipeline.workspace import Workspace
 
 if TYPE_CHECKING:
@@ -55,7 +55,6 @@ def _teacher(config: RunConfig, scratch: Path, tools: Tools) -> Path:
 
 def show_costs(name: str, found: Sequence[Mapping[str, Any]]) -> None:
     """The table for people."""
-    from rich.console import Console as Terminal
     from rich.table import Table
 
     table = Table(title=f"what the distillation of {name} will take here", title_justify="left")
@@ -75,13 +74,12 @@ def show_costs(name: str, found: Sequence[Mapping[str, Any]]) -> None:
             memory,
             f"{cost['checkpoint_mb']:,.0f} MB",
         )
-    terminal = Terminal(width=150) if not Terminal().is_terminal else Terminal()
+    terminal = summary_console()
     terminal.print(table)
     for cost in found:
         terminal.print(
             f"{cost['device']}, {cost['threads']} threads, {cost['precision']}, relation loss: {cost['relation_kl']}; "
-            f"{cost['measured_steps']} steps measured",
-            highlight=False,
+            f"{cost['measured_steps']} steps measured"
         )
 
 

@@ -241,10 +241,7 @@ def _feed(tokens: Sequence[Tokens], spec: ServingSpec, *, length: int) -> dict[s
 
 
 def _example(inputs: Sequence[str]) -> dict[str, npt.NDArray[np.int64]]:
-    values = {
-        "input_ids": np.full(EXAMPLE, 5, np.int64),
-        "attention_mask": np.ones(EXAMPLE, np.int64),
-        "token_type_ids": np.zeros(EXAMPLE, np.int64),
-    }
+    fills = {"input_ids": 5, "attention_mask": 1, "token_type_ids": 0}
+    values = {name: np.full(EXAMPLE, fills[name], np.int64) for name in inputs}
     values["attention_mask"][-1, EXAMPLE[1] // 2 :] = 0
-    return {name: values[name] for name in inputs}
+    return values

@@ -172,8 +172,7 @@ def expand(config: RunConfig) -> tuple[Step, ...]:
         *(_quantize(config, name, tuning) for name in distills),
     )
     first, *others = _benchmarks(config, reported)
-    made = {step.label: step.label for step in (*steps, *others)}
-    read = {**made, BENCHMARK: first.label}
+    read = {step.label: step.label for step in (*steps, *others)} | {BENCHMARK: first.label}
     return (*steps, first, *others, Step("register", "register", config.register, read, {}))
 
 

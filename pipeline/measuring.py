@@ -118,13 +118,11 @@ def leave_figures(
     metric = task.metrics[0]
     also = {name: judging.scores(each) for name, each in answered.items()}
     behind = judging.behind({v.name: answered[v.name] for v in own}, task, data.label_names)
-    others = {name: dict(found) for name, found in also.items()}
-    for name, each in behind.items():
-        n = also[name][metric].n
-        others[name] |= judging.gate_scores(each, task, n=n) | agreement(each, task, n=n)
-    for v in champion:
-        each = judging.rival(answered[v.name], answered[report.BASELINE], task)
-        others[v.name] |= agreement(each, task, n=also[v.name][metric].n) | ({"ece": each.ece} if each.ece else {})
+    rivals = {v.name: judging.rival(answered[v.name], answered[report.BASELINE], task) for v in champion}
+    others = {
+        name: found | _compared(behind.get(name), rivals.get(name), task, n=found[metric].n)
+        for name, found in also.items()
+    }
     scores = {name: found.pop(metric) for name, found in also.items()}
     baselines = {name for name in answered if name.endswith(judging.FP32) or name == CHAMPION}
     figures = merged(
@@ -140,6 +138,16 @@ def leave_figures(
         "also": msgspec.to_builtins(also),
         **judging.facts_of(behind),
     }
+
+
+def _compared(own: "Behind | None", rival: "Behind | None", task: "AnyTask", *, n: int) -> "dict[str, Score]":
+    """What is known of a variant beside others: of the run's own against its fp32, of the champion less."""
+    from pipeline import judging
+
+    if own is not None:
+        return judging.gate_scores(own, task, n=n) | agreement(own, task, n=n)
+    assert rival is not None, "what answered is the run's own or the champion"
+    return agreement(rival, task, n=n) | ({"ece": rival.ece} if rival.ece is not None else {})
 
 
 def circumstances(receipt: "Receipt", *, noise: Noise) -> dict[str, Any]:

@@ -19,6 +19,6 @@ def target(config: Any) -> str:
 
 
 def machine() -> str:
-    from benchmarks.machine import identity
+    from serving.machine import machine_identity
 
-    return identity()
+    return machine_identity()

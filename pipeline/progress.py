@@ -12,6 +12,15 @@ import msgspec
 
 T = TypeVar("T")
 LINE_EVERY_S = 10.0
+WIDTH = 150  # where there is no terminal to fit into
+
+
+def summary_console() -> Any:
+    """Where what a command ends with is printed: stdout, as wide as its terminal."""
+    from rich.console import Console as Terminal
+
+    console = Terminal(highlight=False)
+    return console if console.is_terminal else Terminal(highlight=False, width=WIDTH)
 
 
 class Bar(Protocol):

@@ -11,11 +11,10 @@ from pipeline.artifact import EVIDENCE, Artifact
 from pipeline.config import RunConfig
 from pipeline.graph import sessions_of
 from pipeline.naming import BENCHMARK, TUNING
+from pipeline.progress import summary_console
 from pipeline.runner import Planned
 from pipeline.telling import write_told
 from pipeline.workspace import Workspace
-
-WIDTH = 150
 
 
 def plan_table(name: str, planned: Sequence[Planned]) -> None:
@@ -28,12 +27,12 @@ def plan_table(name: str, planned: Sequence[Planned]) -> None:
     for one in planned:
         state = f"waits for {', '.join(one.waits_for)}" if one.waits_for else one.state
         table.add_row(one.step.label, state, one.key or "")
-    _console().print(table)
+    summary_console().print(table)
 
 
 def show_run(config: RunConfig, workspace: Workspace, artifacts: Mapping[str, Artifact]) -> dict[str, Any]:
     """Print the summary of what is finished; return the same for machines."""
-    console = _console()
+    console = summary_console()
     folder = workspace.run_folder(config.name)
     evidence = _collect_evidence(artifacts, folder)
     result: dict[str, Any] = {"run": config.name, "verdict": None, "model_uri": None, "variants": []}
@@ -84,6 +83,7 @@ def _tell_sessions(
 def _show_figures(benchmark: Artifact, console: Any) -> dict[str, Any]:
     from benchmarks.receipt import read_receipt
     from benchmarks.report import Row, build_scores_table, build_table
+    from benchmarks.shown import unknown_rates
 
     facts = benchmark.manifest.facts
     rows = msgspec.convert(facts["rows"], list[Row])
@@ -93,14 +93,22 @@ def _show_figures(benchmark: Artifact, console: Any) -> dict[str, Any]:
     beside = _show_beside(facts, console)
     for variant, told in facts.get(TUNING, {}).items():
         console.print(f"tuning of {variant}: {told}", soft_wrap=True, markup=False)
-    machine = read_receipt(benchmark.path).machine
+    receipt = read_receipt(benchmark.path)
+    machine = receipt.machine
     console.print(
         f"{machine.cpu_model}, {machine.cores} cores; {facts['test_texts']:,} test texts "
         f"({facts['test_texts_also_in_train']} of them also in train); {facts['samples']} samples a length; "
         f"{benchmark.manifest.finished_at}",
         soft_wrap=True,
     )
-    return {"variants": [msgspec.to_builtins(row) for row in rows], "against_fp32": beside}
+    console.print(f"noise:      {facts['noise'] or 'none was found'}", soft_wrap=True, markup=False)
+    for why in unknown_rates(receipt):
+        console.print(f"rate:       {why}", soft_wrap=True, markup=False)
+    return {
+        "variants": [msgspec.to_builtins(row) for row in rows],
+        "against_fp32": beside,
+        "noise": facts["noise"],
+    }
 
 
 def _show_beside(facts: Mapping[str, Any], console: Any) -> list[dict[str, Any]]:
@@ -164,10 +172,3 @@ def _collect_evidence(artifacts: Mapping[str, Artifact], folder: Path) -> list[P
                 folder.mkdir(parents=True, exist_ok=True)
                 copies.append(Path(shutil.copyfile(source, folder / f"{label}{suffix}")))
     return copies
-
-
-def _console() -> Any:
-    from rich.console import Console
-
-    console = Console(highlight=False)
-    return console if console.is_terminal else Console(highlight=False, width=WIDTH)

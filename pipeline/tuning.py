@@ -1,6 +1,6 @@
 """Tuning within a run: how a server on the target's kind of machine should run each variant that may be registered."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -50,27 +50,36 @@ def tune_candidates(
     from benchmarks.tune import PLAN, told, told_left_out, tune
 
     plan, requests = replace(PLAN, bound_ms=config.bound_ms), _requests(texts, items=config.items)
-    said = {}
-    for variant in (variant for variant in artifacts if variant not in NO_CANDIDATES):
+
+    def tuned(variant: str) -> str:
         with reporter.bar(f"tune {variant}", total=None, unit="settings") as bar:
-            try:
-                found = tune(
-                    artifacts[variant].path / "bundle",
-                    requests,
-                    plan=plan,
-                    target=name,
-                    threads=target.threads,
-                    out=out / TUNING / variant,
-                    tell=lambda earned: bar.advance(note=told(earned)),
-                    left_out=lambda setting, why: reporter.line(told_left_out(setting, why)),
-                )
-                said[variant] = f"{found.setting.told()} ({found.told()})"
-            except BadArtifact:
-                raise
-            except Failure as why:
-                said[variant] = f"not tuned: {why}"
+            found = tune(
+                artifacts[variant].path / "bundle",
+                requests,
+                plan=plan,
+                target=name,
+                threads=target.threads,
+                out=out / TUNING / variant,
+                tell=lambda earned: bar.advance(note=told(earned)),
+                left_out=lambda setting, why: reporter.line(told_left_out(setting, why)),
+            )
+        return f"{found.setting.told()} ({found.told()})"
+
+    return {TUNING: _said(tuned, [each for each in artifacts if each not in NO_CANDIDATES], reporter)}
+
+
+def _said(tuned: Callable[[str], str], variants: "Sequence[str]", reporter: "Reporter") -> dict[str, str]:
+    """What was found of each, or why nothing was."""
+    said = {}
+    for variant in variants:
+        try:
+            said[variant] = tuned(variant)
+        except BadArtifact:
+            raise
+        except Failure as why:
+            said[variant] = f"not tuned: {why}"
         reporter.line(f"{variant}: {said[variant]}")
-    return {TUNING: said}
+    return said
 
 
 def _requests(texts: "Sequence[Item]", *, items: int) -> "list[Sequence[Item]]":

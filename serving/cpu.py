@@ -22,31 +22,38 @@ def affinity_cores() -> int:
 
 def cgroup_quota_cores(root: Path = ROOT) -> float | None:
     """The tightest CPU quota from this process's cgroup up to the root, in cores; None where there is none."""
-    quotas = [cores for folder in _cgroup_folders(root) if (cores := _quota_cores(folder)) is not None]
+    quotas = [cores for folder in cgroup_folders(root, "cpu") if (cores := _quota_cores(folder)) is not None]
     return min(quotas, default=None)
 
 
 def cpu_features(root: Path = ROOT) -> frozenset[str]:
     """The flags of /proc/cpuinfo (x86 "flags", Arm "Features"); empty where the system has no such file."""
-    cpuinfo = root / "proc/cpuinfo"
-    lines = cpuinfo.read_text(encoding="utf-8").splitlines() if cpuinfo.is_file() else []
+    lines = read_text(root / "proc/cpuinfo").splitlines()
     found = (line.partition(":")[2].split() for line in lines if line.startswith(("flags", "Features")))
     return frozenset(next(found, ()))
 
 
-def _cgroup_folders(root: Path) -> Iterator[Path]:
-    """Each folder from the process's own cgroup to the root, for version 2 and for version 1's cpu controller.
+def cgroup_folders(root: Path, controller: str) -> Iterator[Path]:
+    """The mount, then each folder from the process's own cgroup up to it, for version 2 and for version 1's
+    `controller`: a parent's limit binds its children.
 
     A container may see its host's path in /proc/self/cgroup but only its own part mounted: absent folders hold no file.
     """
-    membership = root / "proc/self/cgroup"
-    for line in membership.read_text(encoding="utf-8").splitlines() if membership.is_file() else []:
+    for line in read_text(root / "proc/self/cgroup").splitlines():
         _, controllers, path = line.split(":", 2)
-        if controllers and "cpu" not in controllers.split(","):
+        if controllers and controller not in controllers.split(","):
             continue
-        mount = root / "sys/fs/cgroup" / ("cpu" if controllers else "")
-        folder = mount / path.lstrip("/")
-        yield from (mount, *(parent for parent in (folder, *folder.parents) if mount in parent.parents))
+        mount = root / "sys/fs/cgroup" / (controller if controllers else "")
+        folder = mount / path.strip("/")
+        yield from (mount, *(each for each in (folder, *folder.parents) if mount in each.parents))
+
+
+def read_text(path: Path) -> str:
+    """Without its last newline; empty where it is absent or not ours to read."""
+    try:
+        return path.read_text(encoding="utf-8", errors="replace").strip()
+    except OSError:
+        return ""
 
 
 def _quota_cores(folder: Path) -> float | None:

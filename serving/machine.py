@@ -1,8 +1,7 @@
 """Which machine this is, and how much of its memory is left: what a tuning is matched by and limited to.
 
 Everything is read from files under `root` (the machine's own `/` by default), so a test injects a machine by writing
-files. `machine_identity` is `benchmarks.machine.identity` again, which this half may not import; a test holds them
-together.
+files.
 """
 
 import os
@@ -11,7 +10,7 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from serving.cpu import ROOT, cgroup_quota_cores, cpu_features
+from serving.cpu import ROOT, cgroup_folders, cgroup_quota_cores, cpu_features, read_text
 
 # What decides the speed of a transformer on a CPU: vector width, int8 dot products, bf16 (x86 names, then ARM's).
 _RELEVANT = re.compile(r"avx2|avx512\w*|avx_vnni\w*|amx_\w+|bf16|i8mm|asimddp|sve2?")
@@ -23,45 +22,44 @@ _NO_LIMIT = 2**60  # version 1 writes "no limit" as a number near 2**63
 
 def machine_identity(root: Path = ROOT) -> str:
     """CPU model; the features that matter; cores; the cgroup's quota. Equal on machines that compute alike."""
-    cpuinfo = _text(root / "proc/cpuinfo")
-    model = _MODEL.search(cpuinfo)
-    named = (model[1].strip() if model else "") or platform.processor() or "unknown"
-    features = " ".join(sorted(flag for flag in cpu_features(root) if _RELEVANT.fullmatch(flag)))
-    cores = len(_CORE.findall(cpuinfo)) or os.cpu_count() or 1
     quota = cgroup_quota_cores(root)
     limit = "no quota" if quota is None else f"quota of {quota:g} cores"
-    return f"{named}; {features}; {cores} cores; {limit}"
+    return f"{cpu_model(root)}; {' '.join(features(root))}; {core_count(root)} cores; {limit}"
+
+
+def cpu_model(root: Path = ROOT) -> str:
+    """As the system names it; "unknown" where it does not."""
+    named = _MODEL.search(read_text(root / "proc/cpuinfo"))
+    return (named[1].strip() if named else "") or platform.processor() or "unknown"
+
+
+def features(root: Path = ROOT) -> tuple[str, ...]:
+    """Those of the CPU that decide its speed here, sorted."""
+    return tuple(sorted(flag for flag in cpu_features(root) if _RELEVANT.fullmatch(flag)))
+
+
+def core_count(root: Path = ROOT) -> int:
+    """All of the machine's, whether or not this process may run on them."""
+    return len(_CORE.findall(read_text(root / "proc/cpuinfo"))) or os.cpu_count() or 1
 
 
 def available_bytes(root: Path = ROOT) -> int | None:
     """Memory this process may still take: of the machine, and of the tightest cgroup; None where neither is told."""
-    found = _AVAILABLE.search(_text(root / "proc/meminfo"))
+    found = _AVAILABLE.search(read_text(root / "proc/meminfo"))
     machine = [int(found[1]) * 1024] if found else []
     return min((*machine, *_left_by_cgroups(root)), default=None)
 
 
 def _left_by_cgroups(root: Path) -> Iterator[int]:
-    for folder in _memory_cgroups(root):
-        limit = _text(folder / "memory.max") or _text(folder / "memory.limit_in_bytes")
-        used = _text(folder / "memory.current") or _text(folder / "memory.usage_in_bytes")
-        if limit.isdigit() and used.isdigit() and int(limit) < _NO_LIMIT:
-            yield max(0, int(limit) - int(used))
+    for folder, limit in memory_limits(root):
+        used = read_text(folder / "memory.current") or read_text(folder / "memory.usage_in_bytes")
+        if used.isdigit():
+            yield max(0, limit - int(used))
 
 
-def _memory_cgroups(root: Path) -> Iterator[Path]:
-    """From the mount down to this process's own; in a container the path may be the host's, then the mount is it."""
-    for line in _text(root / "proc/self/cgroup").splitlines():
-        _, controllers, inside = line.split(":", 2)
-        if controllers and "memory" not in controllers.split(","):
-            continue
-        mount = root / "sys/fs/cgroup" / ("memory" if controllers else "")
-        own = mount / inside.strip("/")
-        yield from {mount, *(folder for folder in (own, *own.parents) if folder.is_relative_to(mount))}
-
-
-def _text(path: Path) -> str:
-    """Without its last newline; empty where it is absent or not ours to read."""
-    try:
-        return path.read_text(encoding="utf-8", errors="replace").strip()
-    except OSError:
-        return ""
+def memory_limits(root: Path = ROOT) -> Iterator[tuple[Path, int]]:
+    """Each cgroup of this process that limits memory, from the mount down, and its limit in bytes."""
+    for folder in cgroup_folders(root, "memory"):
+        limit = read_text(folder / "memory.max") or read_text(folder / "memory.limit_in_bytes")
+        if limit.isdigit() and int(limit) < _NO_LIMIT:
+            yield folder, int(limit)

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
@@ -16,6 +17,8 @@ from tokenizers import Tokenizer, models, pre_tokenizers, processors
 
 from pipeline.artifact import Manifest, SealedFile, tree_digest
 from serving.bundle import Bundle, Golden, Item, ServingSpec, TaskKind, read_bundle, seal_core
+from serving.machine import machine_identity
+from serving.tuning import Earned, Setting, Tuning
 
 WEIGHT = 8.0
 SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]")
@@ -190,6 +193,22 @@ def _work_nodes(constants: dict[str, np.ndarray], *, size: int) -> list[onnx.Nod
         helper.make_node("Sub", ["smallest", "smallest"], ["nothing"]),
         helper.make_node("Add", ["plain", "nothing"], ["logits"]),
     ]
+
+
+def tuning_of(bundle: Bundle, setting: Setting, **changes: object) -> Tuning:
+    """Earned by that setting alone, on this machine."""
+    tuning = Tuning(
+        bundle=bundle.digest,
+        machine=machine_identity(),
+        target="here",
+        started="2026-11-21T10:00:00+00:00",
+        bound_ms=20.0,
+        percent=99,
+        libraries={},
+        setting=setting,
+        earned=(Earned(setting, (812.0, 815.0), ()),),
+    )
+    return msgspec.structs.replace(tuning, **changes)
 
 
 def manifest_of(key: str, files: dict[str, SealedFile], **changes: Any) -> Manifest:

@@ -34,7 +34,7 @@ class Held(msgspec.Struct, frozen=True):
 def held(*, rps: float, seconds: float, runs: int, cores: Sequence[int]) -> tuple[Rate, ...]:
     """Each run has a generator process of its own; the server stays."""
     generator, others = split_cores(cores)
-    with running(["-m", "benchmarks.openloop.answerer"], cores=others) as server:
+    with running(["benchmarks.openloop.answerer"], cores=others) as server:
         url, connections = f"{server.url}/", connections_for(rps, bound_ms=STALL_MS)
         job = ClientJob("constant answers", url, (BODY,), rps, seconds, connections=connections, cores=generator)
         return tuple(_one(msgspec.structs.replace(job, seed=seed)) for seed in range(runs))

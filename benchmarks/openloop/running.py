@@ -12,11 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from benchmarks.children import CHECKOUT, LAST_LINES
+from benchmarks.children import CHECKOUT, failure_of, last_lines
 from benchmarks.pinning import pin
-from serving.errors import BadArtifact, BadRequest, Failure, Transient
+from serving.errors import Failure
 
-_BY_CODE: Final = {kind.exit_code: kind for kind in (BadRequest, BadArtifact, Transient)}
 _STOP_S: Final = 40  # the server gives requests under way 30 s
 
 
@@ -41,14 +40,15 @@ def real_server(bundle: Path, *, threads: int, queue: int, cores: Sequence[int])
     Raises:
         Failure: it did not start; its own message.
     """
-    command = ["-m", "serving", str(bundle.resolve()), "--port", "0", "--threads", str(threads), "--queue", str(queue)]
+    command = ["serving", str(bundle.resolve()), "--port", "0", "--threads", str(threads), "--queue", str(queue)]
     with running(command, cores=cores) as server:
         yield server
 
 
 @contextmanager
 def running(arguments: Sequence[str], *, cores: Sequence[int]) -> Iterator[Running]:
-    """A Python process whose first line names its http:// address, until the block ends."""
+    """A Python module (and its arguments) whose first line names its http:// address, until the block ends, or this
+    process."""
     with tempfile.TemporaryDirectory(prefix="retort-server-") as folder:
         log = Path(folder) / "stderr.txt"
         with log.open("w") as stderr, _started(arguments, cores=cores, stderr=stderr.fileno()) as process:
@@ -63,7 +63,7 @@ def running(arguments: Sequence[str], *, cores: Sequence[int]) -> Iterator[Runni
 def _started(arguments: Sequence[str], *, cores: Sequence[int], stderr: int) -> "Iterator[subprocess.Popen[str]]":
     with _on(cores):
         process = subprocess.Popen(
-            [sys.executable, *arguments],
+            [sys.executable, "-m", "benchmarks.child", *arguments],
             cwd=CHECKOUT,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
@@ -99,6 +99,5 @@ def _stop(process: "subprocess.Popen[str]") -> None:
 
 
 def _ended(code: int, when: str, *, log: Path) -> Failure:
-    lines = [line for line in log.read_text(encoding="utf-8", errors="replace").splitlines() if line.strip()]
-    told = "\n  ".join(lines[-LAST_LINES:]) or "(it wrote nothing to stderr)"
-    return _BY_CODE.get(code, Failure)(f"the server ended with exit code {code} {when}; its last lines:\n  {told}")
+    told = last_lines(log.read_text(encoding="utf-8", errors="replace"))
+    return failure_of(code)(f"the server ended with exit code {code} {when}; its last lines:\n  {told}")

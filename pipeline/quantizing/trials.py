@@ -15,7 +15,7 @@ from typing import Any, Final, TypeVar
 
 import msgspec
 
-from benchmarks.children import CHECKOUT, LAST_LINES
+from benchmarks.children import CHECKOUT, last_lines
 from pipeline.errors import BadArtifact, BadRequest, Failure, GateFailed, Transient
 
 MARK: Final = "retort: "  # before an expected failure's message, the last on stderr
@@ -108,8 +108,7 @@ def _failure(code: int, *, stderr: str) -> Failure:
     kind, (before, mark, said) = _BY_CODE.get(code, Failure), stderr.rpartition(f"\n{MARK}")
     if mark and code in _BY_CODE:
         return kind(said.strip())
-    lines = [line for line in (before + said).splitlines() if line.strip()][-LAST_LINES:]
-    told = "\n  ".join(lines) or "(it wrote nothing to stderr)"
+    told = last_lines(before + said)
     if code >= 0:
         return kind(f"the process ended with exit code {code}; its last lines:\n  {told}")
     name = signal.Signals(-code).name

@@ -39,7 +39,7 @@ class BenchmarkConfig(Record):
     samples: int = Field(default=125, ge=10)
     real: int = Field(default=125, ge=0)
     processes: int = Field(default=8, ge=1)
-    again_s: float = Field(default=60.0, ge=0)
+    again_s: float = Field(default=45.0, ge=0)
     noise: Noise = "refuse"
     server: ServerConfig | None = None
     tune: TuneConfig | None = None

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.machine import Disturbance, affinity, disturbance, identity, read
+from benchmarks.machine import Disturbance, affinity, disturbance, read
 
 CPUINFO = """processor\t: 0
 model name\t: Example CPU 9000
@@ -95,20 +95,6 @@ def test_steal_and_throttling_are_counted_between_two_readings(tmp_path: Path) -
     put(tmp_path, "proc/stat", "cpu  1 2 3 4 5 6 7 125 0 0\n")
     put(tmp_path, "sys/fs/cgroup/cpu.stat", "nr_periods 12\nnr_throttled 4\nthrottled_usec 9\n")
     assert disturbance(tmp_path).since(before) == Disturbance(steal_ms=250, throttled_periods=1)
-
-
-def test_the_identity_names_model_features_cores_and_quota(tmp_path: Path) -> None:
-    machine_of(tmp_path, proc__self__cgroup="0::/\n", sys__fs__cgroup__cpu="")
-    assert identity(tmp_path) == (
-        "Example CPU 9000; amx_bf16 amx_int8 avx2 avx512_vnni avx512f avx_vnni; 2 cores; no quota"
-    )
-
-
-def test_another_quota_is_another_identity(tmp_path: Path) -> None:
-    machine_of(tmp_path, proc__self__cgroup="0::/\n")
-    without = identity(tmp_path)
-    put(tmp_path, "sys/fs/cgroup/cpu.max", "150000 100000")
-    assert identity(tmp_path).endswith("; quota of 1.5 cores") != without.endswith("; quota of 1.5 cores")
 
 
 def test_this_very_machine_has_a_fingerprint_with_library_versions() -> None:

@@ -5,9 +5,9 @@ from pathlib import Path
 import msgspec
 import numpy as np
 import pytest
+from receipts import MACHINE
 
 from benchmarks import noise
-from benchmarks.machine import Machine
 from benchmarks.noise import Finding, findings, reading_findings, sample_findings, unknown
 from benchmarks.readings import Readings
 
@@ -21,21 +21,7 @@ QUIET = Readings(
     throttled_periods=0,
     others_busy=0.005,
 )
-MACHINE = Machine(
-    cpu_model="Example CPU 9000",
-    features=(),
-    cores=2,
-    affinity=(0, 1),
-    quota_cores=None,
-    governor="performance",
-    turbo="off",
-    smt="off",
-    memory_mb=2048,
-    memory_limit_mb=None,
-    kernel="6.1.0",
-    python="3.11.0",
-    libraries={},
-)
+SHOWN = msgspec.structs.replace(MACHINE, governor="performance", turbo="off")  # a machine that hides nothing
 
 
 def with_(**changes: object) -> Readings:
@@ -217,13 +203,12 @@ def test_readings_without_their_samples_are_a_mistake() -> None:
 
 
 def test_a_machine_that_shows_everything_hides_nothing() -> None:
-    assert unknown(MACHINE, [QUIET, QUIET]) == ()
+    assert unknown(SHOWN, [QUIET, QUIET]) == ()
 
 
 def test_each_thing_that_the_machine_hides_is_told_once() -> None:
-    machine = msgspec.structs.replace(MACHINE, governor="unknown", turbo="unknown")
     hidden = with_(steal_ms=None, throttled_periods=None, others_busy=None)
-    assert unknown(machine, [QUIET, hidden, hidden]) == (
+    assert unknown(MACHINE, [QUIET, hidden, hidden]) == (
         "the governor of the CPU's frequency is not shown: it may have changed the clock",
         "whether turbo is on is not shown: the clock may depend on heat and on other cores",
         "steal is not counted here: time that other machines of the same host took stays hidden",

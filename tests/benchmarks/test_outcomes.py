@@ -77,6 +77,12 @@ def test_a_column_appears_where_one_variant_has_the_figure() -> None:
     assert [row[at] for row in table.rows] == [NONE, NONE, "100"]
 
 
+def test_a_rate_that_is_not_known_is_explained() -> None:
+    lagged = server((100.0, 9.0), best_rps=None, void="the generator lagged")
+    text = markdown(told(of=receipt([measured(TEACHER), measured(SMALL), measured(INT8, server=lagged)])))
+    assert "the rate of requests that student-onnx-int8 keeps up is not known: the generator lagged" in text
+
+
 def test_without_a_gate_the_comment_is_of_the_session_alone() -> None:
     text = markdown(Outcomes("tickets", receipt()))
     assert text.startswith("## tickets\n\n| variant |")

@@ -8,7 +8,7 @@ import pytest
 from fakes import tiny_bundle
 
 from benchmarks import tune as tuning_module
-from benchmarks.machine import affinity, identity
+from benchmarks.machine import affinity
 from benchmarks.openloop.engine import EngineJob
 from benchmarks.openloop.plan import Plan
 from benchmarks.openloop.results import Rate, ServerResult
@@ -17,6 +17,7 @@ from serving.bundle import Item, read_bundle
 from serving.choosing import choose_setting
 from serving.engine import Engine
 from serving.errors import BadArtifact, BadRequest, Failure, Transient
+from serving.machine import machine_identity
 from serving.tuning import Alone, Setting, Together, find_tuning, most_earned
 
 # No speed is asserted, so a rate may be judged by its median and held shortly.
@@ -54,10 +55,10 @@ def test_a_sweep_leaves_a_file_that_a_server_here_follows_and_the_bundle_as_it_w
     before = tiny_bundle(tmp_path)
     found = tune(tmp_path, REQUESTS, plan=QUICK)
     assert read_bundle(tmp_path).digest == before.digest == found.bundle
-    assert (found.machine, found.target, found.percent, found.bound_ms) == (identity(), "here", 50, 500.0)
+    assert (found.machine, found.target, found.percent, found.bound_ms) == (machine_identity(), "here", 50, 500.0)
     assert found.setting == Setting(sessions=1, threads=1, executors=2)
     assert found.libraries["onnxruntime"]
-    assert find_tuning(tmp_path, digest=before.digest, machine=identity(), threads=1).tuning == found
+    assert find_tuning(tmp_path, digest=before.digest, machine=machine_identity(), threads=1).tuning == found
     assert choose_setting(before, threads=None) == found.setting
 
 
@@ -217,7 +218,7 @@ def test_a_setting_whose_process_died_is_left_out_and_told(
     assert told == [
         "1 session of 1 thread, 2 executors, each item alone: left out: measuring it: the process was ended by SIGKILL"
     ]
-    assert find_tuning(tmp_path, digest=found.bundle, machine=identity(), threads=1).tuning == found
+    assert find_tuning(tmp_path, digest=found.bundle, machine=machine_identity(), threads=1).tuning == found
 
 
 def test_what_is_no_bundle_is_refused_before_anything_is_measured(tmp_path: Path) -> None:

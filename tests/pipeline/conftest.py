@@ -7,7 +7,7 @@ from pathlib import Path
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # read when torch is first imported
 
 import pytest
-from models import EXPORTED, Exported, exported_case
+from models import EXPORTED, Exported, encoder_folder, exported_case
 
 
 @pytest.fixture(scope="session")
@@ -26,3 +26,9 @@ def bert(base: Path) -> Exported:
 def exported(request: pytest.FixtureRequest, base: Path) -> Exported:
     """Every case in turn."""
     return exported_case(request.param, base)
+
+
+@pytest.fixture
+def teacher(tmp_path: Path) -> Path:
+    """An untrained one that reads up to 510 tokens."""
+    return encoder_folder(tmp_path / "teacher", max_position_embeddings=512)

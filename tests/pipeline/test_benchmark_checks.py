@@ -1,11 +1,13 @@
 """What is asked of the benchmark and of the gate that can only fail; and what this machine cannot measure."""
 
+from functools import partial
 from pathlib import Path
 
 import pytest
-from models import encoder_folder
 
+import configs
 from benchmarks.targets import OpenVino, OrtCpu, OrtCuda
+from configs import GATE, refusal
 from pipeline import benchmark_checks
 from pipeline.benchmark_checks import check_measured
 from pipeline.checks import check
@@ -16,34 +18,10 @@ from pipeline.progress import Silent
 from pipeline.runner import plan, run
 from pipeline.workspace import Workspace
 
-WRITTEN = {
-    "name": "a-run",
-    "text": {"kind": "files", "files": "text.txt"},
-    "task": {"kind": "classification", "data": {"kind": "files", "train": "train.csv", "test": "test.csv"}},
-    "distill": {"student": {"layers": 1}, "objective": {"kind": "hidden"}, "max_length": 64},
-    "finetune": {"max_length": 64},
-    "quantize": {"kind": "fp32"},
-}
-GATE = ["accuracy >= 0.95 * teacher"]
+config = partial(configs.config, quantize={"kind": "fp32"})
 HERE, EDGE = {"kind": "ort-cpu"}, {"kind": "openvino"}
 BOTH = {"targets": {"here": HERE, "edge": EDGE}}
 NEEDS = "a thing this machine lacks: get one"
-
-
-def config(teacher: Path, *, gate: list[str] = GATE, **changes: object) -> RunConfig:
-    written = {**WRITTEN, "teacher": str(teacher), "register": {"name": "model", "gate": gate}, **changes}
-    return RunConfig.model_validate(written)
-
-
-@pytest.fixture
-def teacher(tmp_path: Path) -> Path:
-    return encoder_folder(tmp_path / "teacher", max_position_embeddings=512)
-
-
-def refusal(asked: RunConfig, cache: Path) -> str:
-    with pytest.raises(BadRequest) as refused:
-        check(asked, cache=cache)
-    return str(refused.value)
 
 
 def test_a_baseline_nobody_measures_is_refused(teacher: Path, tmp_path: Path) -> None:

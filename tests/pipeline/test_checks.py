@@ -4,38 +4,13 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from models import LABELS, Fitted, encoder_folder, tuned_folder
+from models import LABELS, Fitted, tuned_folder
 
+from configs import WRITTEN, config, refusal
 from pipeline import checks
 from pipeline.checks import check, check_team
-from pipeline.config import RunConfig
 from pipeline.errors import BadArtifact, BadRequest
 from pipeline.graph import expand
-
-WRITTEN = {
-    "name": "a-run",
-    "text": {"kind": "files", "files": "text.txt"},
-    "task": {"kind": "classification", "data": {"kind": "files", "train": "train.csv", "test": "test.csv"}},
-    "distill": {"student": {"layers": 1}, "objective": {"kind": "hidden"}, "max_length": 64},
-    "finetune": {"max_length": 64},
-}
-GATE = ["accuracy >= 0.95 * teacher"]
-
-
-def config(teacher: Path, *, gate: list[str] = GATE, **changes: object) -> RunConfig:
-    written = {**WRITTEN, "teacher": str(teacher), "register": {"name": "model", "gate": gate}, **changes}
-    return RunConfig.model_validate(written)
-
-
-@pytest.fixture
-def teacher(tmp_path: Path) -> Path:
-    return encoder_folder(tmp_path / "teacher", max_position_embeddings=512)
-
-
-def refusal(asked: RunConfig, cache: Path) -> str:
-    with pytest.raises(BadRequest) as refused:
-        check(asked, cache=cache)
-    return str(refused.value)
 
 
 def test_a_config_that_can_work_passes(teacher: Path, tmp_path: Path) -> None:

@@ -4,18 +4,19 @@ import json
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import pytest
 import yaml
+from commands import Ended, Retort, runner
 from fakes import manifest_of, tiny_bundle
 from models import encoder_folder, sentences
 
 from pipeline.artifact import Artifact, sealed_files, write_json
-from pipeline.cli import app, main
+from pipeline.cli import app
 from pipeline.config import RunConfig
 from pipeline.errors import FINAL_EXIT_CODES, BadArtifact, BadRequest, Failure, GateFailed, Inconclusive, Transient
 from pipeline.store import DirectoryStore, RemoteStore
@@ -34,38 +35,13 @@ WRITTEN = {
 CANONICAL = RunConfig.model_validate(WRITTEN).model_dump(mode="json")
 
 
-class Ended(NamedTuple):
-    """How a command ended: its exit code and what it said."""
-
-    code: int
-    out: str
-    err: str
-
-    @property
-    def json(self) -> Any:
-        """The last line of stdout."""
-        return json.loads(self.out.splitlines()[-1])
-
-
-Retort = Callable[..., Ended]
-
-
 @pytest.fixture
 def retort(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Retort:
     """Runs the command line in this process, in an empty folder, with nothing in its environment."""
     for name in ("RETORT_WORKSPACE", "RETORT_STORE", "MLFLOW_TRACKING_URI"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.chdir(tmp_path)
-
-    def run(*arguments: str | Path) -> Ended:
-        monkeypatch.setattr(sys, "argv", ["retort", *map(str, arguments)])
-        capsys.readouterr()
-        with pytest.raises(SystemExit) as end:
-            main()
-        told = capsys.readouterr()
-        return Ended(int(end.value.code or 0), told.out, told.err)
-
-    return run
+    return runner(monkeypatch, capsys)
 
 
 @pytest.fixture

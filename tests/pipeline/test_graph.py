@@ -5,7 +5,6 @@ from typing import Any
 import pytest
 from written import config, steps
 
-from benchmarks.machine import identity
 from benchmarks.targets import OpenVino
 from pipeline.encoders.teachers import TeacherConfig
 from pipeline.graph import STAGES, expand, sessions_of, variants_of
@@ -15,6 +14,7 @@ from pipeline.quantizing.dynamic import DynamicRecipe
 from pipeline.quantizing.features import computes_with
 from pipeline.tasking.base import ALL, TUNING
 from serving.cpu import usable_threads
+from serving.machine import machine_identity
 
 
 def test_a_run_expands_into_these_steps_in_this_order() -> None:
@@ -103,7 +103,7 @@ def test_the_teacher_in_torch_is_left_out_where_the_benchmark_says_so() -> None:
 def test_a_search_belongs_to_its_machine_and_a_recipe_to_what_the_cpu_computes_with() -> None:
     place = STAGES["quantize"].place
     assert place is not None
-    assert place(SearchRecipe()) == f"{identity()},{usable_threads()}"
+    assert place(SearchRecipe()) == f"{machine_identity()},{usable_threads()}"
     assert place(DynamicRecipe()) == ",".join(computes_with())
 
 
@@ -251,6 +251,6 @@ def test_a_session_that_is_skipped_here_is_held_where_nothing_is_missing(monkeyp
     assert place is not None
     (asked,) = config(benchmark={"targets": {"edge": TARGETS["edge"]}}).benchmark.each().values()
     monkeypatch.setattr(OpenVino, "missing", lambda _: "")
-    assert place(asked) == identity()
+    assert place(asked) == machine_identity()
     monkeypatch.setattr(OpenVino, "missing", lambda _: "openvino")
-    assert place(asked) == f"{identity()}, without openvino"
+    assert place(asked) == f"{machine_identity()}, without openvino"

@@ -104,7 +104,7 @@ def test_an_extra_that_is_installed_later_retrains_nothing(monkeypatch: pytest.M
 
 def test_only_what_is_measured_depends_on_the_machine(monkeypatch: pytest.MonkeyPatch) -> None:
     before = {label: step_key(step, {}) for label, step in steps().items()}
-    monkeypatch.setattr("benchmarks.machine.identity", lambda: "another machine")
+    monkeypatch.setattr("serving.machine.machine_identity", lambda: "another machine")
     after = {label: step_key(step, {}) for label, step in steps().items()}
     assert [label for label in before if before[label] != after[label]] == ["benchmark"]
 

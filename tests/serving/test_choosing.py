@@ -5,13 +5,13 @@ from pathlib import Path
 
 import msgspec
 import pytest
-from fakes import Clock, tiny_bundle
+from fakes import Clock, tiny_bundle, tuning_of
 
 from serving import choosing
 from serving.bundle import Bundle
 from serving.choosing import Timed, candidates, choose_setting, pick, succeeding_setting, time_setting
 from serving.machine import machine_identity
-from serving.tuning import Earned, Setting, Together, Tuning, plain, write_tuning
+from serving.tuning import Setting, Together, plain, write_tuning
 
 TWO = Setting(sessions=2, threads=1, executors=2)
 WIDE = plain(2)
@@ -40,18 +40,7 @@ def log(caplog: pytest.LogCaptureFixture) -> pytest.LogCaptureFixture:
 
 
 def tune(bundle: Bundle, root: Path, setting: Setting = TWO, **changes: object) -> None:
-    tuning = Tuning(
-        bundle=bundle.digest,
-        machine=machine_identity(root),
-        target="here",
-        started="2026-11-21T10:00:00+00:00",
-        bound_ms=20.0,
-        percent=99,
-        libraries={},
-        setting=setting,
-        earned=(Earned(setting, (812.0, 815.0), ()),),
-    )
-    write_tuning(msgspec.structs.replace(tuning, **changes), bundle.path)
+    write_tuning(tuning_of(bundle, setting, **{"machine": machine_identity(root), **changes}), bundle.path)
 
 
 def times(monkeypatch: pytest.MonkeyPatch, rps: dict[Setting, float]) -> list[float]:

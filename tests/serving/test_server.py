@@ -16,15 +16,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import httpx
-import msgspec
 import pytest
-from fakes import tiny_bundle
+from fakes import tiny_bundle, tuning_of
 
 from serving.bundle import Bundle
 from serving.errors import BadRequest, Transient
 from serving.machine import machine_identity
 from serving.server import bind
-from serving.tuning import Earned, Setting, Tuning, write_tuning
+from serving.tuning import Setting, write_tuning
 
 GOOD = {"texts": ["good"]}
 WAIT_S = 30
@@ -93,19 +92,8 @@ def test_a_request_is_answered_over_http(server: Running) -> None:
 def test_a_server_that_is_told_no_threads_runs_as_its_tuning_says(tmp_path: Path) -> None:
     bundle = tiny_bundle(tmp_path / "bundle")
     setting = Setting(sessions=1, threads=1, executors=2)
-    tuning = Tuning(
-        bundle=bundle.digest,
-        machine=machine_identity(),
-        target="here",
-        started="2026-11-21T10:00:00+00:00",
-        bound_ms=20.0,
-        percent=99,
-        libraries={},
-        setting=setting,
-        earned=(Earned(setting, (812.0, 815.0), ()),),
-    )
-    write_tuning(tuning, bundle.path)
-    write_tuning(msgspec.structs.replace(tuning, target="far", machine="Other CPU"), bundle.path)
+    write_tuning(tuning_of(bundle, setting), bundle.path)
+    write_tuning(tuning_of(bundle, setting, target="far", machine="Other CPU"), bundle.path)
     with running(bundle.path, threads=()) as server:
         assert httpx.post(f"{server.url}/classify", json=GOOD).status_code == 200
     log = server.errors.read_text().splitlines()

@@ -17,7 +17,7 @@ from benchmarks.openloop.schedule import poisson_ns
 from benchmarks.openloop.trace import Trace
 from serving.errors import BadRequest, Transient
 
-ANSWERER = ("-m", "benchmarks.openloop.answerer")
+ANSWERER = ("benchmarks.openloop.answerer",)
 
 
 @pytest.fixture(scope="module")

@@ -2,12 +2,18 @@
 
 import os
 import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
+from subprocess import PIPE
 
 import msgspec
 import pytest
 from fakes import tiny_bundle
 
+from benchmarks.children import CHECKOUT
 from benchmarks.machine import affinity
 from benchmarks.openloop import held as held_module
 from benchmarks.openloop.client import ClientJob
@@ -35,12 +41,24 @@ two_cores = pytest.mark.skipif(len(affinity()) < 2, reason="the generator needs 
 @pytest.mark.parametrize("task", ["classification", "token-classification"])
 def test_a_bundle_is_served_and_loaded_over_http(tmp_path: Path, task: str) -> None:
     bundle = tiny_bundle(tmp_path, task=task)  # type: ignore[arg-type]
-    told: list[int] = []
-    found = load_bundle(bundle.path, ITEMS, variant="tiny", plan=ONE_RATE, cores=affinity()[:2], tell=told.append)
+    found, told = until_on_time(
+        lambda tell: load_bundle(bundle.path, ITEMS, variant="tiny", plan=ONE_RATE, cores=affinity()[:2], tell=tell)
+    )
     assert (found.scenario, found.percent, found.points[0].offered_rps) == ("http", 50, 40)
     assert found.points[0].answered == found.points[0].sent > 0
     assert (found.best_rps, found.broken_rps, told) == (None, 40, [1])
     assert msgspec.json.decode(msgspec.json.encode(found), type=ServerResult) == found
+
+
+def until_on_time(measure: Callable[[Callable[[int], None]], ServerResult]) -> tuple[ServerResult, list[int]]:
+    """What is found, and told meanwhile, by a generator that kept its times: beside other processes it lags now and
+    then, which voids the first point, and then what is known of a rate is nothing. Measured again ten times at most."""
+    for _ in range(10):
+        told: list[int] = []
+        found = measure(told.append)
+        if not found.points[0].void:
+            break
+    return found, told
 
 
 def test_a_bundle_is_loaded_in_process(tmp_path: Path) -> None:
@@ -99,20 +117,51 @@ def test_a_server_that_does_not_start_says_why(tmp_path: Path) -> None:
     assert str(caught.value) == f"the server ended with exit code 65 before it served; its last lines:\n  {told}"
 
 
-def test_a_server_that_says_nothing_at_all_is_told() -> None:
-    with pytest.raises(Failure) as caught, running(["-c", "raise SystemExit(9)"], cores=()):
+@pytest.fixture
+def module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], list[str]]:
+    """A module of this source, as `running` is asked for it."""
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=os.pathsep)
+
+    def write(source: str) -> list[str]:
+        (tmp_path / "a_server.py").write_text(source)
+        return ["a_server"]
+
+    return write
+
+
+def test_a_server_that_says_nothing_at_all_is_told(module: Callable[[str], list[str]]) -> None:
+    with pytest.raises(Failure) as caught, running(module("raise SystemExit(9)"), cores=()):
         pass
     assert str(caught.value) == (
         "the server ended with exit code 9 before it served; its last lines:\n  (it wrote nothing to stderr)"
     )
 
 
-def test_a_server_runs_on_its_cores_and_the_parent_on_those_it_had() -> None:
+def test_a_server_runs_on_its_cores_and_the_parent_on_those_it_had(module: Callable[[str], list[str]]) -> None:
     before = affinity()
     asking = "import os; print('http://' + ','.join(map(str, os.sched_getaffinity(0)))); input()"
-    with running(["-c", asking], cores=before[-1:]) as server:
+    with running(module(asking), cores=before[-1:]) as server:
         assert server.url == f"http://{before[-1]}"
     assert affinity() == before
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells a process that its parent has died")
+def test_a_server_ends_with_the_one_who_started_it_however_that_ends() -> None:
+    started = """
+from benchmarks.openloop.running import running
+with running(["benchmarks.openloop.answerer"], cores=()) as server:
+    print(server.process.pid, flush=True)
+    input()
+"""
+    with subprocess.Popen([sys.executable, "-c", started], cwd=CHECKOUT, stdin=PIPE, stdout=PIPE) as parent:
+        assert parent.stdout is not None
+        server = Path("/proc") / parent.stdout.readline().decode().strip()
+        assert "answerer" in (server / "cmdline").read_text()
+        parent.kill()
+    until = time.monotonic() + 20
+    while server.exists() and "\nState:\tZ" not in (server / "status").read_text():
+        assert time.monotonic() < until, "it listens on for nobody"
+        time.sleep(0.02)
 
 
 @two_cores

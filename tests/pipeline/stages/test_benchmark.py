@@ -115,9 +115,9 @@ def shown(measured: tuple[dict[str, Any], Path], tmp_path: Path, seal: Any, caps
         "register": {"name": "tiny", "gate": ["drop <= 0.01"]},
     }
 
-    def show(without: str = "", **targets: str) -> tuple[str, dict[str, Any]]:
+    def show(without: str = "", noise: str = "", **targets: str) -> tuple[str, dict[str, Any]]:
         """At several targets, each "measured" or why it was skipped."""
-        told = {name: fact for name, fact in facts.items() if name != without}
+        told = {name: fact for name, fact in facts.items() if name != without} | {"noise": noise}
         told |= {"tuning": {NAMES[2]: "2 sessions [of] 1 thread"}} if targets else {}
         labels = {f"benchmark-{name}": how for name, how in targets.items()} or {"benchmark": "measured"}
         artifacts = {}
@@ -151,6 +151,12 @@ def test_show_has_a_line_for_what_was_quantized_beside_its_fp32(
     assert beside["batch_difference"] == max(each.max_difference for each in invariance)
     assert "each beside its own ONNX fp32, on the same items" in text
     assert f"{figures['flips']:.3f} [{figures['flips_low']:.3f}, {figures['flips_high']:.3f}]" in text
+
+
+@pytest.mark.parametrize(("noise", "told"), [("", "none was found"), ("in 2 of 8 [processes]",) * 2])
+def test_show_says_what_noise_there_was(shown: Any, noise: str, told: str) -> None:
+    text, result = shown(noise=noise)
+    assert (f"noise:      {told}" in text.splitlines(), result["noise"]) == (True, noise)
 
 
 def test_show_reads_a_benchmark_that_compared_nothing(shown: Any) -> None:

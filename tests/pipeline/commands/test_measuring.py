@@ -1,13 +1,11 @@
 """`retort bench` and `retort compare` from the command line: exit codes, the last line, and what is refused."""
 
-import json
-import sys
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import msgspec
 import pytest
+from commands import Retort, runner
 from fakes import tiny_bundle
 from receipts import NOISE, SMALL, figures_of, measured, receipt
 
@@ -15,23 +13,6 @@ from benchmarks import session
 from benchmarks.collect import Kept
 from benchmarks.receipt import Load, write_receipt
 from pipeline.artifact import write_json
-from pipeline.cli import main
-
-
-class Ended(NamedTuple):
-    """How a command ended: its exit code and what it said."""
-
-    code: int
-    out: str
-    err: str
-
-    @property
-    def json(self) -> Any:
-        """The last line of stdout."""
-        return json.loads(self.out.splitlines()[-1])
-
-
-Retort = Callable[..., Ended]
 
 
 @pytest.fixture
@@ -42,16 +23,7 @@ def retort(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Captu
     tiny_bundle(tmp_path / "new", name="new", bias=1.0)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(session, "measure_until_quiet", lambda measure, load: noticing(measure, load, ()))
-
-    def run(*arguments: str | Path) -> Ended:
-        monkeypatch.setattr(sys, "argv", ["retort", *map(str, arguments)])
-        capsys.readouterr()
-        with pytest.raises(SystemExit) as end:
-            main()
-        told = capsys.readouterr()
-        return Ended(int(end.value.code or 0), told.out, told.err)
-
-    return run
+    return runner(monkeypatch, capsys)
 
 
 @pytest.fixture

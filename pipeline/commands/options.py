@@ -1,0 +1,27 @@
+"""Arguments and options that several commands take, and the JSON line each ends with."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import msgspec
+import typer
+
+Configs = Annotated[list[Path], typer.Argument(metavar="CONFIG...", help="YAML files as in configs/; run in order.")]
+Settings = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="A.B=VALUE", help="Change one setting; the value is YAML. May be repeated."),
+]
+Root = Annotated[
+    Path,
+    typer.Option("--workspace", envvar="RETORT_WORKSPACE", help="Where artifacts, runs and the default MLflow live."),
+]
+StoreUrl = Annotated[
+    str | None,
+    typer.Option("--store", envvar="RETORT_STORE", help="Share artifacts through an fsspec URL (s3://, gs://)."),
+]
+WORKSPACE = Path(".retort")
+
+
+def echo(value: Any) -> None:
+    """The last line on stdout, for machines."""
+    typer.echo(msgspec.json.encode(value).decode())
