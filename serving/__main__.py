@@ -30,6 +30,9 @@ Threads = Annotated[int | None, typer.Option(min=1, help="Compute threads; by de
 DrainS = Annotated[
     float, typer.Option(min=0, envvar="RETORT_DRAIN_S", help="Seconds to serve on after SIGTERM (Kubernetes: 15).")
 ]
+Key = Annotated[
+    Path | None, typer.Option(envvar="RETORT_KEY", help="Public key (PEM): serve only what its owner signed.")
+]
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
 
@@ -44,6 +47,7 @@ def serve(
     threads: int | None = None,
     queue: int = 64,
     drain_s: float = 0.0,
+    key: Path | None = None,
 ) -> None:
     """Serve a bundle folder or a registered model until SIGTERM; raises a Failure where that cannot begin."""
     for name, value in ENVIRONMENT.items():
@@ -61,6 +65,7 @@ def serve(
         threads=threads,
         queue=queue,
         drain_s=drain_s,
+        key=key,
     )
 
 
@@ -74,6 +79,7 @@ def command(
     threads: Threads = None,
     queue: Annotated[int, typer.Option(min=1, help="Requests that may wait; more are answered 503.")] = 64,
     drain_s: DrainS = 0.0,
+    key: Key = None,
 ) -> None:
     """Answer HTTP requests with a model: POST /classify, /tag or /embed as its task is, GET /v2/health/ready, /metrics.
 
@@ -98,6 +104,7 @@ def command(
         threads=threads,
         queue=queue,
         drain_s=drain_s,
+        key=key,
     )
 
 

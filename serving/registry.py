@@ -1,7 +1,9 @@
 """MLflow, the serving half: what `models:/NAME@ALIAS` means now, fetched and verified.
 
 A source is resolved to a bundle folder whose digest is the one the registry recorded when Retort registered it. Each
-version is kept in a folder of its own under the cache; a download becomes visible by one rename, when it is verified.
+version is kept whole in a folder of its own under the cache, so that it can be verified again; a download becomes
+visible by one rename, when it is verified. A version holds its bundle in `bundle/`, beside what verifies it; one that
+an older Retort registered is the bundle alone.
 """
 
 import errno
@@ -17,13 +19,16 @@ from urllib.parse import quote
 
 from serving.bundle import read_bundle
 from serving.errors import BadArtifact, BadRequest, Transient
+from serving.reaching import expect_answers, fetch_files, is_made, require_database
+from serving.registry_failures import one_message, shown
+from serving.signatures import FILES, FILES_TAG, verify_folder
+from serving.verifying import BUNDLE, verify_version
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
 DIGEST_TAG = "retort.digest"
 LOCAL_VERSION = "local"
-_NOT_THERE = ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE")
 _NOT_WRITABLE = (errno.EACCES, errno.EROFS, errno.EPERM, errno.ENOTDIR, errno.EEXIST)
 _URI = re.compile(r"models:/(?P<name>[^/@]+)(@(?P<alias>[^/@]+)|/(?P<version>[0-9]+))")
 
@@ -38,24 +43,39 @@ class Resolved:
     digest: str
 
 
-def resolve(source: str, *, tracking_uri: str | None, cache: Path) -> Resolved:
+@dataclass(frozen=True)
+class _Recorded:
+    """What the registry says of a version: the bundle's digest, that of its list of files, and where they are."""
+
+    version: str
+    digest: str
+    files: str | None  # None: an older Retort registered it, the bundle alone
+    place: str
+
+    def bundle_in(self, folder: Path, *, key: Path | None, called: str) -> Path:
+        """The bundle in a folder that must hold the version; raises as `verify_version` does."""
+        return verify_version(folder, files=self.files, digest=self.digest, key=key, called=called)
+
+
+def resolve(source: str, *, tracking_uri: str | None, cache: Path, key: Path | None = None) -> Resolved:
     """Find, fetch and verify what `source` names: a bundle folder, models:/NAME@ALIAS or models:/NAME/VERSION.
 
+    With a public `key` only what was signed by its owner is let through.
+
     Raises:
-        BadRequest: no such folder, name, alias or version; the message says which there are.
-        BadArtifact: the version was not registered by Retort, or its files are not those registered.
+        BadRequest: no such folder, name, alias or version (the message says which there are), wrong credentials, or a
+            key that cannot be used.
+        BadArtifact: the version was not registered by Retort, its files are not those registered, or not signed.
         Transient: the registry cannot be reached, or there is no space.
     """
     if not source.startswith("models:"):
-        return _resolve_folder(Path(source))
+        return _resolve_folder(Path(source), key=key)
     name, _, _ = _parse(source)
     with _registry(tracking_uri) as client:
-        version = _version(client, source)
-        digest, uri = _recorded(client, name=name, version=version)
-        path = cache / quote(name, safe="") / f"{version}-{digest[:16]}"
-        if not _is_complete(path, digest=digest):
-            _fetch(uri, path=path, digest=digest, tracking_uri=tracking_uri)
-    return Resolved(path=path, name=name, version=version, digest=digest)
+        found = _recorded(client, name=name, version=_version(client, source))
+        path = cache / quote(name, safe="") / f"{found.version}-{found.digest[:16]}"
+        bundle = _kept(found, path=path, key=key) or _fetch(found, path=path, key=key, tracking_uri=str(tracking_uri))
+    return Resolved(path=bundle, name=name, version=found.version, digest=found.digest)
 
 
 def is_followed(source: str) -> bool:
@@ -70,9 +90,12 @@ def find_version(source: str, *, tracking_uri: str | None) -> str:
         return _version(client, source)
 
 
-def _resolve_folder(path: Path) -> Resolved:
+def _resolve_folder(path: Path, *, key: Path | None) -> Resolved:
     if not path.is_dir():
         raise BadRequest(f"{path} is no folder; name a bundle folder, models:/NAME@ALIAS or models:/NAME/VERSION")
+    if key is not None or (path / FILES).is_file():  # a whole version
+        verify_folder(path, files_digest=None, key=key)
+        path = path / BUNDLE
     bundle = read_bundle(path)
     return Resolved(path=path, name=bundle.spec.name, version=LOCAL_VERSION, digest=bundle.digest)
 
@@ -89,30 +112,14 @@ def _registry(tracking_uri: str | None) -> "Iterator[MlflowClient]":
     """A client whose failures come out as ours."""
     if tracking_uri is None:
         raise BadRequest("a models:/ source needs a registry; say where with --tracking-uri, e.g. sqlite:///mlflow.db")
-    if tracking_uri.startswith("sqlite:///") and not _sqlite_file(tracking_uri).is_file():  # MLflow would create it
-        raise BadRequest(f"there is no registry at {tracking_uri}; name a file that `retort run` made")
-    from mlflow import MlflowClient
-    from mlflow.exceptions import MlflowException
-    from requests import RequestException
+    if not is_made(tracking_uri):
+        raise BadRequest(f"there is no registry at {shown(tracking_uri)}; name a file that `retort run` made")
+    with one_message(tracking_uri):
+        from mlflow import MlflowClient
 
-    shown = _shown(tracking_uri)
-    try:
+        expect_answers()
+        require_database(tracking_uri)
         yield MlflowClient(tracking_uri=tracking_uri, registry_uri=tracking_uri)
-    except MlflowException as error:
-        if error.error_code in _NOT_THERE:
-            raise BadRequest(f"registry {shown}: {_shown(error.message)}") from error
-        raise Transient(f"registry {shown} is not available: {_shown(error.message)}; try again") from error
-    except RequestException as error:
-        raise Transient(f"registry {shown} is not available: {_shown(str(error))}; try again") from error
-
-
-def _sqlite_file(uri: str) -> Path:
-    return Path(uri.removeprefix("sqlite:///").partition("?")[0])
-
-
-def _shown(text: str) -> str:
-    """On one line, and with no user and password in any URI."""
-    return re.sub(r"//[^/@\s]*@", "//", " ".join(text.split()))
 
 
 def _version(client: "MlflowClient", source: str) -> str:
@@ -126,48 +133,42 @@ def _version(client: "MlflowClient", source: str) -> str:
     return aliases[alias]
 
 
-def _recorded(client: "MlflowClient", *, name: str, version: str) -> tuple[str, str]:
-    """The digest a version was registered with, and where its files are."""
-    digest = client.get_model_version(name, version).tags.get(DIGEST_TAG)
-    if not digest:
+def _recorded(client: "MlflowClient", *, name: str, version: str) -> _Recorded:
+    found = client.get_model_version(name, version)
+    digest, files = found.tags.get(DIGEST_TAG), found.tags.get(FILES_TAG)
+    missing = DIGEST_TAG if not digest else FILES_TAG if _is_logged_model(found.source) and not files else None
+    if missing:
         raise BadArtifact(
-            f"model {name} version {version} has no tag {DIGEST_TAG}: Retort did not register it, so nothing says what "
-            "its files must be; register it with `retort run`"
+            f"model {name} version {version} has no tag {missing}: it was registered by something else than Retort, so "
+            "nothing says what its files must be; register it with `retort run`"
         )
-    return str(digest), str(client.get_model_version_download_uri(name, version))
+    place = client.get_model_version_download_uri(name, version)
+    return _Recorded(version=version, digest=str(digest), files=files, place=str(place))
 
 
-def _is_complete(path: Path, *, digest: str) -> bool:
+def _is_logged_model(source: str) -> bool:
+    return source.startswith("models:/m-")
+
+
+def _kept(found: _Recorded, *, path: Path, key: Path | None) -> Path | None:
+    """The bundle of a version that was fetched before and is whole."""
     try:
-        return read_bundle(path).digest == digest
+        return found.bundle_in(path, key=key, called=str(path))
     except BadArtifact:
-        return False
+        return None
 
 
-def _fetch(uri: str, *, path: Path, digest: str, tracking_uri: str | None) -> None:
-    """Download beside `path`, verify, and publish by one rename."""
+def _fetch(found: _Recorded, *, path: Path, key: Path | None, tracking_uri: str) -> Path:
+    """Download beside `path`, verify, and publish by one rename; return the bundle."""
     with _disk(path.parent):
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=path.parent, prefix=".download-") as folder:
-            found = _download(uri, to=f"{folder}/files", tracking_uri=tracking_uri)
-            if (actual := read_bundle(found).digest) != digest:
-                raise BadArtifact(f"{uri} is {actual[:12]}, not the {digest[:12]} registered; register it again")
+            files = fetch_files(found.place, to=Path(folder) / "files", tracking_uri=tracking_uri)
+            bundle = found.bundle_in(files, key=key, called=shown(found.place))
             if path.exists():
                 shutil.rmtree(path)
-            found.rename(path)
-
-
-def _download(uri: str, *, to: str, tracking_uri: str | None) -> Path:
-    from mlflow.artifacts import download_artifacts
-    from mlflow.exceptions import MlflowException
-
-    where = {"tracking_uri": tracking_uri, "registry_uri": tracking_uri}
-    try:
-        return Path(download_artifacts(artifact_uri=uri, dst_path=to, **where))
-    except MlflowException as error:
-        if error.error_code in _NOT_THERE:
-            raise BadArtifact(f"{_shown(uri)} does not hold the registered files: {_shown(error.message)}") from error
-        raise
+            files.rename(path)
+    return path / bundle.relative_to(files)
 
 
 @contextmanager

@@ -44,8 +44,10 @@ def run(
     threads: int | None,
     queue: int,
     drain_s: float = 0.0,
+    key: Path | None = None,
 ) -> None:
-    """Serve `source` until SIGTERM or SIGINT; `drain_s` is how long requests are still taken after the signal.
+    """Serve `source` until SIGTERM or SIGINT; `drain_s` is how long requests are still taken after the signal. With a
+    public `key` only versions that its owner signed are served, later ones too.
 
     Told `threads`, one session has them; else the bundle's tuning for this machine decides, or a calibration.
 
@@ -54,13 +56,13 @@ def run(
     """
     _stop_at_once_on_sigterm()
     with bind(host, port) as listener:
-        resolved = resolve(source, tracking_uri=tracking_uri, cache=cache)
+        resolved = resolve(source, tracking_uri=tracking_uri, cache=cache, key=key)
         models = Models(load(resolved, choose=partial(choose_setting, threads=threads)))
         metrics = Metrics()
         metrics.serving(**models.current.identity())
 
         def fetch(version: str) -> Live:
-            found = resolve(f"models:/{resolved.name}/{version}", tracking_uri=tracking_uri, cache=cache)
+            found = resolve(f"models:/{resolved.name}/{version}", tracking_uri=tracking_uri, cache=cache, key=key)
             return load(found, choose=partial(succeeding_setting, threads=threads, current=models.current.setting))
 
         find = partial(find_version, source, tracking_uri=tracking_uri)

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 from fakes import tiny_bundle
+from offers import version_folder
 
 WAIT_S = 60
 
@@ -83,7 +84,7 @@ def test_an_unreachable_registry_from_the_environment_ends_with_75(tmp_path: Pat
         MLFLOW_HTTP_REQUEST_MAX_RETRIES="0",
     )
     assert ended.returncode == 75
-    assert ended.stderr.splitlines()[-1].startswith("error: registry http://127.0.0.1:1 is not available: ")
+    assert ended.stderr.splitlines()[-1].startswith("error: the registry http://127.0.0.1:1 cannot be reached (")
     assert "Traceback" not in ended.stderr
 
 
@@ -91,3 +92,15 @@ def test_a_registered_source_without_a_registry_says_how_to_name_one() -> None:
     ended = serving("models:/m@champion", "--port", "0")
     told = "a models:/ source needs a registry; say where with --tracking-uri, e.g. sqlite:///mlflow.db"
     assert (ended.returncode, ended.stderr) == (64, f"error: {told}\n")
+
+
+def test_with_a_key_what_nobody_signed_is_not_served(tmp_path: Path) -> None:
+    from cryptography.hazmat.primitives.asymmetric.ec import SECP256R1, generate_private_key
+    from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+
+    folder, key = version_folder(tmp_path / "version"), tmp_path / "public.pem"
+    public = generate_private_key(SECP256R1()).public_key()
+    key.write_bytes(public.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo))
+    ended = serving(str(folder), "--port", "0", RETORT_KEY=str(key))
+    told = f"{folder} is not signed: it has no model.sig; verify it without a key, or sign it"
+    assert (ended.returncode, ended.stderr) == (65, f"error: {told}\n")

@@ -1,5 +1,6 @@
 """Against a real MLflow sqlite store; its migration takes seconds, so one store is shared."""
 
+import itertools
 import os
 import shutil
 import subprocess
@@ -10,10 +11,13 @@ from typing import TYPE_CHECKING
 
 import pytest
 from fakes import tiny_bundle
+from offers import bytes_of, offer_of, version_folder
 
+from pipeline.tracking.registering import Offer, register
 from serving.bundle import Bundle
 from serving.errors import BadArtifact, BadRequest, Failure, Transient
 from serving.registry import Resolved, find_version, is_followed, resolve
+from serving.signatures import FILES_TAG
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -25,10 +29,13 @@ pytestmark = [
 ]
 
 
+_numbers = itertools.count(1)
+
+
 @dataclass(frozen=True)
 class Store:
-    """A registry with a model "m": version 1 (alias champion), version 2 (not Retort's), version 3 (another digest),
-    version 4 (its files are gone)."""
+    """A registry with a model "m" of an older Retort: version 1 (alias champion), version 2 (not Retort's), version 3
+    (another digest), version 4 (its files are gone)."""
 
     uri: str
     client: "MlflowClient"
@@ -101,21 +108,26 @@ def test_an_unknown_alias_is_told_which_there_are(store: Store, tmp_path: Path) 
 @pytest.mark.parametrize("source", ["models:/nobody@champion", "models:/nobody/1", "models:/m/77"])
 def test_an_unknown_name_or_version_is_a_bad_request(store: Store, tmp_path: Path, source: str) -> None:
     told = refusal(BadRequest, source, tracking_uri=store.uri, cache=tmp_path)
-    assert told.startswith(f"registry {store.uri}: ")
-    assert "not found" in told
+    missing = "Model Version (name=m, version=77)" if "77" in source else "Registered Model with name=nobody"
+    missing = "Model Version (name=nobody, version=1)" if source.endswith("nobody/1") else missing
+    assert told.removesuffix(".") == f"the registry {store.uri} refused: {missing} not found"
 
 
 def test_a_version_that_retort_did_not_register_is_refused(store: Store, tmp_path: Path) -> None:
     told = refusal(BadArtifact, "models:/m@challenger", tracking_uri=store.uri, cache=tmp_path)
     assert told == (
-        "model m version 2 has no tag retort.digest: Retort did not register it, so nothing says what its files must "
-        "be; register it with `retort run`"
+        "model m version 2 has no tag retort.digest: it was registered by something else than Retort, so nothing says "
+        "what its files must be; register it with `retort run`"
     )
 
 
 def test_files_with_another_digest_than_registered_are_refused_and_not_kept(store: Store, tmp_path: Path) -> None:
     told = refusal(BadArtifact, "models:/m/3", tracking_uri=store.uri, cache=tmp_path)
-    assert told.endswith(f"/bundle is {store.bundle.digest[:12]}, not the 000000000000 registered; register it again")
+    place = f"{store.bundle.path.parent.as_uri()}/artifacts"
+    assert told.startswith(f"{place}/")
+    assert told.endswith(
+        f"/bundle: its bundle is {store.bundle.digest[:12]}, not the 000000000000 registered; register it again"
+    )
     assert list((tmp_path / "m").iterdir()) == []
 
 
@@ -151,13 +163,24 @@ def test_a_registry_nobody_answers_for_is_transient_and_named_without_its_passwo
     environment = os.environ | {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0", "MLFLOW_DISABLE_TELEMETRY": "true"}
     command = [sys.executable, "-c", asking, str(tmp_path)]
     told = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=True).stdout
-    assert told.startswith("registry http://127.0.0.1:1 is not available: ")
-    assert told.endswith("; try again\n")
-    assert "secret" not in told
+    assert told == (
+        "the registry http://127.0.0.1:1 cannot be reached (Connection refused); start it, or name another with "
+        "register.tracking_uri or --tracking-uri, then run again: finished work is kept\n"
+    )
 
 
 def test_a_registry_file_that_does_not_exist_is_not_created(tmp_path: Path) -> None:
     uri = f"sqlite:///{tmp_path / 'none.db'}"
+    told = refusal(BadRequest, "models:/m@champion", tracking_uri=uri, cache=tmp_path)
+    assert told == f"there is no registry at {uri}; name a file that `retort run` made"
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_registry_file_that_is_named_as_sqlite_names_files_is_not_created_either(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    uri = f"sqlite:///file:{tmp_path / 'none.db'}?uri=true"
     told = refusal(BadRequest, "models:/m@champion", tracking_uri=uri, cache=tmp_path)
     assert told == f"there is no registry at {uri}; name a file that `retort run` made"
     assert list(tmp_path.iterdir()) == []
@@ -188,6 +211,207 @@ def test_a_folder_that_does_not_exist_is_a_bad_request(tmp_path: Path) -> None:
     assert told == f"{tmp_path / 'none'} is no folder; {way_out}"
 
 
+def test_a_version_s_folder_is_served_with_or_without_a_key(tmp_path: Path) -> None:
+    folder = version_folder(tmp_path / "version")
+    resolved = resolve(str(folder), tracking_uri=None, cache=tmp_path)
+    assert (resolved.path, resolved.version) == (folder / "bundle", "local")
+
+    (folder / "MLmodel").write_text("another")
+    assert refusal(BadArtifact, str(folder), tracking_uri=None, cache=tmp_path) == (
+        f"{folder}: MLmodel is not as files.sha256 lists it: it was altered; fetch the version again, or register it "
+        "again"
+    )
+
+
 def test_only_an_alias_is_followed() -> None:
     sources = ("models:/m@champion", "models:/m/1", "/a/folder@home")
     assert [is_followed(source) for source in sources] == [True, False, False]
+
+
+# -- versions that hold their bundle beside what verifies it -----------------------------------------------------------
+
+
+@pytest.fixture
+def offer(store: Store, tmp_path: Path) -> Offer:
+    """Registered as version 1 of a model that no other test has; its files lie in `stored`."""
+    offer = offer_of(version_folder(tmp_path / "version"), name=f"whole-{next(_numbers)}")
+    register(offer, uri=store.uri, workspace=tmp_path)
+    return offer
+
+
+@pytest.fixture
+def stored(offer: Offer, tmp_path: Path) -> Path:
+    """Where the registry keeps the files."""
+    (model,) = (tmp_path / "mlartifacts" / offer.name / "models").iterdir()
+    return model / "artifacts"
+
+
+def test_a_version_is_kept_whole_and_its_bundle_is_handed_out(store: Store, offer: Offer, tmp_path: Path) -> None:
+    digest = offer.tags["retort.digest"]
+    resolved = resolve(f"models:/{offer.name}/1", tracking_uri=store.uri, cache=tmp_path / "cache")
+
+    kept = tmp_path / "cache" / offer.name / f"1-{digest[:16]}"
+    assert resolved == Resolved(path=kept / "bundle", name=offer.name, version="1", digest=digest)
+    assert bytes_of(kept) == bytes_of(offer.folder)
+    assert [entry.name for entry in kept.parent.iterdir()] == [kept.name]
+
+
+@pytest.mark.parametrize("name", ["bundle/model.onnx", "MLmodel", "bundle/receipts/latency@here.json"])
+def test_any_damaged_file_in_the_cache_is_fetched_again(store: Store, offer: Offer, tmp_path: Path, name: str) -> None:
+    source, where = f"models:/{offer.name}/1", {"tracking_uri": store.uri, "cache": tmp_path / "cache"}
+    kept = resolve(source, **where).path.parent
+    before = (kept / "MLmodel").stat().st_ino
+    assert resolve(source, **where).path.parent == kept
+    assert (kept / "MLmodel").stat().st_ino == before
+
+    (kept / name).write_bytes(b"half")
+    resolve(source, **where)
+    assert bytes_of(kept) == bytes_of(offer.folder)
+
+
+def altered(store: Store, offer: Offer, tmp_path: Path, stored: Path) -> str:
+    told = refusal(BadArtifact, f"models:/{offer.name}/1", tracking_uri=store.uri, cache=tmp_path / "cache")
+    assert list((tmp_path / "cache" / offer.name).iterdir()) == []
+    start = f"{stored.as_uri()}: "
+    assert told.startswith(start)
+    return told.removeprefix(start)
+
+
+def test_a_version_whose_files_were_altered_is_refused(
+    store: Store, offer: Offer, tmp_path: Path, stored: Path
+) -> None:
+    (stored / "bundle" / "receipts" / "latency@here.json").write_text('{"p95_ms": 0.1}')
+    assert altered(store, offer, tmp_path, stored) == (
+        "bundle/receipts/latency@here.json is not as files.sha256 lists it: it was altered; fetch the version again, "
+        "or register it again"
+    )
+
+
+def test_a_version_that_lost_a_file_is_refused(store: Store, offer: Offer, tmp_path: Path, stored: Path) -> None:
+    (stored / "MLmodel").unlink()
+    assert altered(store, offer, tmp_path, stored).startswith("MLmodel is missing; ")
+
+
+def test_a_version_that_gained_a_file_is_refused(store: Store, offer: Offer, tmp_path: Path, stored: Path) -> None:
+    (stored / "bundle" / "more.py").write_text("import os")
+    assert altered(store, offer, tmp_path, stored).startswith("bundle/more.py is not listed in files.sha256; ")
+
+
+def test_a_version_whose_list_was_rewritten_with_its_files_is_refused(
+    store: Store, offer: Offer, tmp_path: Path, stored: Path
+) -> None:
+    from serving.signatures import files_listing
+
+    (stored / "MLmodel").write_text("another")
+    (stored / "files.sha256").write_text(files_listing(stored))
+    assert altered(store, offer, tmp_path, stored).startswith("files.sha256 is ")
+
+
+def test_a_version_whose_files_are_all_gone_is_refused(
+    store: Store, offer: Offer, tmp_path: Path, stored: Path
+) -> None:
+    shutil.rmtree(stored)
+    told = refusal(BadArtifact, f"models:/{offer.name}/1", tracking_uri=store.uri, cache=tmp_path / "cache")
+    assert told.startswith(f"{stored.as_uri()} does not hold the registered files: ")
+
+
+def test_another_digest_of_the_bundle_than_registered_is_refused(store: Store, offer: Offer, tmp_path: Path) -> None:
+    store.client.set_model_version_tag(offer.name, "1", "retort.digest", "0" * 64)
+    told = refusal(BadArtifact, f"models:/{offer.name}/1", tracking_uri=store.uri, cache=tmp_path / "cache")
+    assert told.endswith(f" is {offer.tags['retort.digest'][:12]}, not the 000000000000 registered; register it again")
+
+
+def test_a_logged_model_without_the_digest_of_its_files_is_not_taken_for_an_older_version(
+    store: Store, offer: Offer, tmp_path: Path
+) -> None:
+    store.client.delete_model_version_tag(offer.name, "1", FILES_TAG)
+    assert refusal(BadArtifact, f"models:/{offer.name}/1", tracking_uri=store.uri, cache=tmp_path) == (
+        f"model {offer.name} version 1 has no tag retort.files: it was registered by something else than Retort, so "
+        "nothing says what its files must be; register it with `retort run`"
+    )
+
+
+def test_an_alias_of_such_a_version_that_does_not_exist_is_told(store: Store, offer: Offer, tmp_path: Path) -> None:
+    told = refusal(BadRequest, f"models:/{offer.name}@champion", tracking_uri=store.uri, cache=tmp_path)
+    assert told == f"model {offer.name} has no alias champion; it has: none"
+
+
+# -- with a key --------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def private(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A key that signs."""
+    from cryptography.hazmat.primitives.asymmetric.ec import SECP256R1, generate_private_key
+    from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
+
+    path = tmp_path_factory.mktemp("keys") / "private.pem"
+    made = generate_private_key(SECP256R1())
+    path.write_bytes(made.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
+    public = made.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
+    path.with_name("public.pem").write_bytes(public)
+    return path
+
+
+@pytest.fixture
+def key(private: Path) -> Path:
+    """Its public half."""
+    return private.with_name("public.pem")
+
+
+def test_with_a_key_what_its_owner_signed_is_let_through_and_what_another_signed_is_not(
+    store: Store, tmp_path: Path, private: Path, key: Path
+) -> None:
+    from cryptography.hazmat.primitives.asymmetric.ec import SECP256R1, generate_private_key
+    from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+
+    from pipeline.signing import sign
+
+    folder = version_folder(tmp_path / "version")
+    sign(folder, private)
+    offer = offer_of(folder, name=f"whole-{next(_numbers)}")
+    register(offer, uri=store.uri, workspace=tmp_path)
+    (tmp_path / "another.pem").write_bytes(
+        generate_private_key(SECP256R1()).public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
+    )
+    source, where = f"models:/{offer.name}/1", {"tracking_uri": store.uri, "cache": tmp_path / "cache"}
+
+    assert bytes_of(resolve(source, **where, key=key).path) == bytes_of(folder / "bundle")
+    with pytest.raises(BadArtifact, match=r"model\.sig does not fit these files"):
+        resolve(source, **where, key=tmp_path / "another.pem")
+
+
+def test_with_a_key_an_unsigned_version_is_refused_even_from_the_cache(
+    store: Store, offer: Offer, tmp_path: Path, stored: Path, key: Path
+) -> None:
+    source, where = f"models:/{offer.name}/1", {"tracking_uri": store.uri, "cache": tmp_path / "cache"}
+    resolve(source, **where)
+    with pytest.raises(BadArtifact) as refused:
+        resolve(source, **where, key=key)
+    assert str(refused.value) == (
+        f"{stored.as_uri()} is not signed: it has no model.sig; verify it without a key, or sign it"
+    )
+
+
+def test_with_a_key_a_version_of_an_older_retort_is_refused(store: Store, tmp_path: Path, key: Path) -> None:
+    with pytest.raises(BadArtifact) as refused:
+        resolve("models:/m/1", tracking_uri=store.uri, cache=tmp_path, key=key)
+    assert str(refused.value).endswith(
+        "/bundle was registered by an older Retort, which signed nothing; go on without a key, or register it again"
+    )
+
+
+def test_with_a_key_a_folder_must_be_a_whole_version(tmp_path: Path, key: Path) -> None:
+    folder = version_folder(tmp_path / "version")
+    for place, told in ((folder, f"{folder} is not signed: "), (folder / "bundle", f"{folder / 'bundle'} is no ")):
+        with pytest.raises(BadArtifact) as refused:
+            resolve(str(place), tracking_uri=None, cache=tmp_path, key=key)
+        assert str(refused.value).startswith(told)
+
+
+def test_a_key_that_cannot_be_read_is_a_bad_request(store: Store, offer: Offer, tmp_path: Path) -> None:
+    with pytest.raises(BadRequest) as refused:
+        resolve(f"models:/{offer.name}/1", tracking_uri=store.uri, cache=tmp_path, key=tmp_path / "none.pem")
+    assert str(refused.value) == (
+        f"key {tmp_path / 'none.pem'} cannot be read: No such file or directory; name the public key, a PEM file"
+    )
