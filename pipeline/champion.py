@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import Any, Final
 
 from pipeline.data.labels import shown
-from pipeline.errors import BadArtifact, BadRequest, Transient
-from pipeline.tracking import default_uri, talking_to
+from pipeline.errors import BadArtifact, BadRequest
+from pipeline.tracking.client import default_uri, talking_to
 from serving.bundle import ServingSpec, TaskKind, read_bundle
+from serving.reaching import is_made
 from serving.registry import DIGEST_TAG, Resolved, resolve
 
 NOBODY: Final = "none"  # the identity where there is no champion yet
-_SQLITE: Final = "sqlite:///"
 
 
 @dataclass(frozen=True)
@@ -74,16 +74,6 @@ class Champion:
             )
         return found
 
-    def require_unmoved(self, measured: str, cache: Path) -> None:
-        """Raise Transient where the champion is another one than was `measured` (an identity): its challengers have
-        not been compared with this one."""
-        named = self._ask(cache)
-        if (now := NOBODY if named is None else named.digest) != measured:
-            raise Transient(
-                f"{self.source} has become another champion since its challengers were measured beside it (digest "
-                f"{measured[:12]}, now {now[:12]}): run again, they are measured beside the new one"
-            )
-
     def _named(self, cache: Path) -> Named | None:
         if not self._asked:
             self._asked.append(self._ask(cache))
@@ -91,7 +81,7 @@ class Champion:
 
     def _ask(self, cache: Path) -> Named | None:
         uri = self._uri(cache)
-        if uri.startswith(_SQLITE) and not Path(uri.removeprefix(_SQLITE).partition("?")[0]).is_file():
+        if not is_made(uri):
             return None  # the first run makes it; asked now, MLflow would, and take seconds for it
         with talking_to(uri) as client:
             version = _version(client, self.name, self.alias)

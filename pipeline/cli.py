@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from pipeline.commands import add_commands
-from pipeline.commands.options import WORKSPACE, Configs, Root, Settings, StoreUrl, echo
+from pipeline.commands.options import WORKSPACE, Configs, Key, Root, Settings, StoreUrl, echo
 from pipeline.exits import end_by_verdict, exit_code_of
 
 if TYPE_CHECKING:
@@ -64,6 +64,7 @@ def run(
     configs: Configs,
     settings: Settings = None,
     until: Annotated[str | None, typer.Option(help="Stop after this stage or step, e.g. quantize.")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Only go on with a run that was left unfinished.")] = False,
     workspace: Root = WORKSPACE,
     store: StoreUrl = None,
 ) -> None:
@@ -75,13 +76,19 @@ def run(
 
       retort run configs/sst2-minilm.yaml --until export --set finetune.seed=1
 
-    Ends with 0 when a model was registered, 66 when no variant passed the gate, 67 when a figure is missing.
+    Ends with 0 when a variant passed its own rules (and with it the version is registered, as challenger or champion),
+    66 when none did, 67 when a figure is missing.
     """
+    from pipeline.resuming import require_unfinished
+    from pipeline.runner import plan as plan_run
     from pipeline.runner import run as run_steps
     from pipeline.summary import show_run
 
     with _team() as team:
-        for config, place in _runs(configs, settings, workspace, store):
+        runs = _runs(configs, settings, workspace, store)
+        for config, place in runs if resume else ():
+            require_unfinished(config, plan_run(config, place), place)
+        for config, place in runs:
             artifacts = run_steps(config, place, until=until, team=team)
             if team.leads:
                 echo(show_run(config, place, artifacts))
@@ -163,25 +170,6 @@ def show(configs: Configs, settings: Settings = None, workspace: Root = WORKSPAC
 
 
 @app.command()
-def verify(
-    targets: Annotated[list[Path], typer.Argument(metavar="CONFIG|FOLDER...", help="A run, an artifact or a bundle.")],
-    settings: Settings = None,
-    workspace: Root = WORKSPACE,
-    store: StoreUrl = None,
-) -> None:
-    """Read every sealed file again and compare it with its digest.
-
-    Examples:  retort verify configs/demo.yaml      retort verify path/to/bundle
-    """
-    from pipeline.verification import verify_target
-    from pipeline.workspace import Workspace
-
-    place = Workspace.open(workspace, store_url=store)
-    verified = [name for target in targets for name in verify_target(target, settings or (), place)]
-    echo({"verified": verified})
-
-
-@app.command()
 def serve(
     source: Annotated[str, typer.Argument(metavar="SOURCE", help="models:/NAME@ALIAS, .../3, a bundle, or a config.")],
     settings: Settings = None,
@@ -194,6 +182,7 @@ def serve(
     queue: Annotated[int, typer.Option(min=1, help="Requests that may wait; more are answered 503.")] = 64,
     drain_s: Annotated[float, typer.Option(min=0, help="Seconds to serve on after SIGTERM (Kubernetes: 15).")] = 0.0,
     cache: Annotated[Path | None, typer.Option(help="For downloaded versions; default: in the workspace.")] = None,
+    key: Key = None,
     workspace: Root = WORKSPACE,
 ) -> None:
     """Serve a registered model (its alias is followed) or a bundle folder over HTTP.
@@ -203,7 +192,7 @@ def serve(
       curl -s localhost:8000/classify -H 'content-type: application/json' -d '{"texts": ["Draw a bar plot."]}'
     """
     from pipeline.config import followed
-    from pipeline.tracking import default_uri
+    from pipeline.tracking.client import default_uri
     from serving.__main__ import serve as serve_source
 
     source, uri = followed(source, settings or ())
@@ -216,6 +205,7 @@ def serve(
         threads=threads,
         queue=queue,
         drain_s=drain_s,
+        key=key,
     )
 
 

@@ -22,6 +22,7 @@ from pipeline.stages.pretrain import PretrainConfig
 from pipeline.stages.quantize import QuantizeConfig
 from pipeline.stages.register import RegisterConfig
 from pipeline.tasks import Task
+from serving.redaction import without_secrets
 
 if TYPE_CHECKING:
     from pydantic_core import ErrorDetails
@@ -115,7 +116,7 @@ def _told(mistake: "ErrorDetails", where: str, node: dict[str, Any]) -> tuple[st
             return where, f"no `kind` given; known kinds: {', '.join(repr(kind) for kind in _kinds(node))}"
         case "missing":
             return where, "required and not given"
-    return where, f"{mistake['msg'].removeprefix('Value error, ')} (given: {mistake['input']!r})"
+    return where, f"{mistake['msg'].removeprefix('Value error, ')} (given: {without_secrets(repr(mistake['input']))})"
 
 
 def _hint(location: tuple[int | str, ...]) -> str:

@@ -1,5 +1,5 @@
-"""`make demo`: the main job from end to end. Run a config, serve what it registered, ask it real questions over HTTP,
-sum up."""
+"""`make demo`: the main job from end to end. Run a config, serve the champion of what it registered, ask it real
+questions over HTTP, sum up."""
 
 import argparse
 import signal
@@ -7,7 +7,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from typing import Any
 import msgspec
 
 from pipeline.artifact import Artifact
+from pipeline.champion import Champion
 from pipeline.config import RunConfig, load_config
 from pipeline.errors import BadArtifact, Transient
 from pipeline.exits import end_by_verdict, exit_code_of
@@ -31,7 +32,7 @@ STOP_TIMEOUT_S = 60.0
 
 
 def demo(path: Path, *, workspace: Path, settings: Sequence[str] = ()) -> tuple[dict[str, Any], dict[str, Artifact]]:
-    """Run the config at `path`, serve what it registered and ask it; return the last line and the artifacts.
+    """Run the config at `path`, serve the champion and ask it; return the last line and the artifacts.
 
     Raises Transient when the server does not come up or does not answer.
     """
@@ -41,13 +42,7 @@ def demo(path: Path, *, workspace: Path, settings: Sequence[str] = ()) -> tuple[
     reporter = Console(place.run_folder(config.name) / "events.jsonl")
     artifacts = run(config, place, reporter=reporter)
     registered = artifacts["register"].manifest.facts["registered"]
-    answered = 0
-    if registered is not None:
-        texts = _real_texts(config, place)
-        with serving(registered["model_uri"], workspace=place.root, tracking_uri=registered["tracking_uri"]) as url:
-            reporter.line(f"serving {registered['model_uri']} on {url}")
-            answered = _ask(url, texts, reporter, digest=registered["digest"], task=config.task.kind)
-        reporter.line("server stopped")
+    answered = 0 if registered is None else _serve_champion(config, place, reporter, registered)
     result = show_run(config, place, artifacts)
     told = {
         "verdict": result["verdict"],
@@ -58,6 +53,26 @@ def demo(path: Path, *, workspace: Path, settings: Sequence[str] = ()) -> tuple[
         "seconds": round(time.monotonic() - started, 1),
     }
     return told, artifacts
+
+
+def _serve_champion(config: RunConfig, place: Workspace, reporter: Console, registered: Mapping[str, Any]) -> int:
+    """Ask what is in service now, which a version that only became challenger is not; how many requests were answered.
+
+    Raises BadArtifact where the server answers with another model than the registry names.
+    """
+    uri, texts = registered["tracking_uri"], _real_texts(config, place)
+    champion = Champion(registered["name"], config.register.alias, uri)
+    digest = champion.identity(place.cache)
+    if digest != registered["digest"]:
+        reporter.line(
+            f"{registered['model_uri']} is challenger; what is served is the champion, {champion.source} "
+            f"(digest {digest[:12]})"
+        )
+    with serving(champion.source, workspace=place.root, tracking_uri=uri) as url:
+        reporter.line(f"serving {champion.source} on {url}")
+        answered = _ask(url, texts, reporter, digest=digest, task=config.task.kind)
+    reporter.line("server stopped")
+    return answered
 
 
 @contextmanager
@@ -108,7 +123,7 @@ def _real_texts(config: RunConfig, place: Workspace) -> list[tuple[str, ...]]:
 
 
 def _ask(url: str, texts: Sequence[tuple[str, ...]], reporter: Console, *, digest: str, task: TaskKind) -> int:
-    """Ask each text over HTTP, check that the model registered by this run answers, print what came back, and count."""
+    """Ask each text over HTTP, check that the champion answers, print what came back, and count."""
     import httpx
 
     answered, route = 0, ROUTES[task]
@@ -119,7 +134,7 @@ def _ask(url: str, texts: Sequence[tuple[str, ...]], reporter: Console, *, diges
             if response.status_code != httpx.codes.OK:
                 raise Transient(f"POST {url}{route} answered {response.status_code}: {response.text[:200]}")
             if (other := response.json()["model"]["digest"]) != digest:
-                raise BadArtifact(f"the server answers with the model {other[:12]}, not with {digest[:12]} of this run")
+                raise BadArtifact(f"the server answers with {other[:12]}, not with the champion {digest[:12]}")
             answered += 1
             result = response.json()["results"][0]
             reporter.line(f"  {item[0][:90]!r} -> {told(result)}   [{response.headers.get('server-timing', '')}]")

@@ -1,16 +1,15 @@
-"""What a registered version carries: the bundle with its receipts, and all a run can say of how it was earned."""
+"""What a registered version carries: the bundle with its receipts, the manifests of all steps, and tags that say how it
+was earned."""
 
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
-import msgspec
-
 from pipeline.artifact import EVIDENCE, MANIFEST, Artifact
 from pipeline.errors import BadRequest
 from pipeline.gates import Verdict
 from pipeline.naming import BENCHMARK, TUNING
-from pipeline.tracking import Curve, Evidence
+from pipeline.recorded import LINEAGE
 from serving.bundle import read_bundle
 from serving.registry import DIGEST_TAG
 from serving.tuning import tuning_file
@@ -52,56 +51,24 @@ def bundle_with_receipts(artifacts: Mapping[str, Artifact], chosen: str, out: Pa
     return bundle
 
 
-def gather(artifacts: Mapping[str, Artifact], verdict: Verdict, bundle: Path) -> Evidence:
-    """Files, parameters, metrics, curves and tags of a run, for the version that `bundle` becomes."""
+def manifests_of(artifacts: Mapping[str, Artifact]) -> dict[str, Path]:
+    """The manifest of every step that this version was made by, by the step's role."""
+    return {label: artifact.path / MANIFEST for label, artifact in artifacts.items()}
+
+
+def tags_of(artifacts: Mapping[str, Artifact], verdict: Verdict, bundle: Path) -> dict[str, str]:
+    """What the registry says of the version that `bundle` becomes, beside what its files say."""
     manifests = {label: artifact.manifest for label, artifact in artifacts.items()}
-    manifests_folder = bundle.parent / "manifests"
-    manifests_folder.mkdir()
-    for label, artifact in artifacts.items():
-        shutil.copyfile(artifact.path / MANIFEST, manifests_folder / f"{label}.json")
-    git = manifests[BENCHMARK].git
-    measured = manifests[BENCHMARK].facts
+    measured, git = manifests[BENCHMARK].facts, manifests[BENCHMARK].git
     metric = measured["metric"]
-    return Evidence(
-        folders={
-            "bundle": bundle,
-            "manifests": manifests_folder,
-            **{
-                f"evidence/{label}": artifact.path / EVIDENCE
-                for label, artifact in artifacts.items()
-                if (artifact.path / EVIDENCE).is_dir()  # an object store brings no empty folder back
-            },
-        },
-        params={label: manifest.config for label, manifest in manifests.items()},
-        metrics=_metrics(artifacts),
-        curves=[curve for label, artifact in artifacts.items() for curve in _curves(label, artifact)],
-        tags={
-            DIGEST_TAG: read_bundle(bundle).digest,
-            "retort.variant": str(verdict.chosen),
-            "retort.verdict": verdict.verdict,
-            "retort.reason": verdict.reason,
-            f"retort.{metric}": f"{measured['figures'][str(verdict.chosen)][metric]:.4f}",
-            "retort.git_commit": str(git["commit"]),
-            "retort.git_dirty": str(git["dirty"]).lower(),
-            **{f"retort.lineage.{label}": manifest.digest for label, manifest in manifests.items()},
-        },
-    )
-
-
-def _metrics(artifacts: Mapping[str, Artifact]) -> dict[str, float]:
-    """VARIANT/FIGURE of the first target, TARGET/VARIANT/FIGURE of the others. Ratios are left out: they follow from
-    the others, and the slash in their names would make a group of each in MLflow's pages."""
     return {
-        f"{f'{target}/' if at else ''}{variant}/{name}": value
-        for at, (target, session) in enumerate(sessions_in(artifacts).items())
-        for variant, figures in session.manifest.facts["figures"].items()
-        for name, value in figures.items()
-        if "/" not in name
+        DIGEST_TAG: read_bundle(bundle).digest,
+        "retort.variant": str(verdict.chosen),
+        "retort.verdict": verdict.verdict,
+        "retort.promotion": verdict.promotion or "not asked",
+        "retort.reason": verdict.reason,
+        f"retort.{metric}": f"{measured['figures'][str(verdict.chosen)][metric]:.4f}",
+        "retort.git_commit": str(git["commit"]),
+        "retort.git_dirty": str(git["dirty"]).lower(),
+        **{f"{LINEAGE}{label}": manifest.digest for label, manifest in manifests.items()},
     }
-
-
-def _curves(label: str, artifact: Artifact) -> list[Curve]:
-    path = artifact.path / EVIDENCE / "curve.jsonl"
-    if not path.is_file():
-        return []
-    return [Curve(name=label, rows=[msgspec.json.decode(line) for line in path.read_bytes().splitlines()])]

@@ -71,6 +71,7 @@ def finetune(
             return False
         outputs = finite(predict(model, dev.tokens, pad_id=pad_id))
         scores = _keep_best(model, score_on_dev(task, data, outputs, dev.places), state)
+        reporter.metrics("model", step=done, values={f"dev_{task.metrics[0]}": scores[-1]})
         reporter.line(f"  {title}: epoch {len(scores)} of {schedule.epochs}, dev {task.metrics[0]} {scores[-1]:.4f}")
         return len(scores) - 1 - _best(scores) >= schedule.patience
 

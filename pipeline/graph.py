@@ -46,7 +46,7 @@ class Inputs:
 @dataclass(frozen=True)
 class Tools:
     """What the runner lends a stage: its key, the workspace, a cache that may vanish, a folder for checkpoints, a
-    reporter, what identifies its code and libraries, and the team of processes that train together."""
+    reporter, what identifies its code and libraries, the team that trains together, and its run's outbox, if any."""
 
     key: str
     workspace: Path
@@ -56,6 +56,7 @@ class Tools:
     label: str = ""
     code: str = ""
     team: Team = field(default_factory=Team)
+    outbox: Path | None = None
 
     def progress(self, items: Iterable[T], what: str, total: int | None) -> Iterable[T]:
         """`items`, with a bar: what data loading takes."""
@@ -112,8 +113,7 @@ class Stage:
 
 
 def _fresh_for(config: Any) -> float:
-    hours: float = config.max_age_hours
-    return hours * 3600
+    return float(config.max_age_hours * 3600)
 
 
 def _disturbed(facts: Mapping[str, Any]) -> bool:
@@ -173,7 +173,8 @@ def expand(config: RunConfig) -> tuple[Step, ...]:
     )
     first, *others = _benchmarks(config, reported)
     read = {step.label: step.label for step in (*steps, *others)} | {BENCHMARK: first.label}
-    return (*steps, first, *others, Step("register", "register", config.register, read, {}))
+    sources: dict[str, Source] = {"teacher": config.teacher, "text": config.text, "task": tuning}
+    return (*steps, first, *others, Step("register", "register", config.register, read, sources))
 
 
 def _benchmarks(config: RunConfig, reported: TaskSplits) -> tuple[Step, ...]:
@@ -198,8 +199,7 @@ def _champion(config: RunConfig) -> dict[str, Source]:
 def _quantize(config: RunConfig, name: str, tuning: TaskSplits) -> Step:
     """What a recipe does not need it does not read, so that its key does not depend on it."""
     needs: frozenset[str] = config.quantize.needs
-    made = {"bundle": f"export-{name}"}
-    made |= {"model": f"finetune-{name}"} if "model" in needs else {}
+    made = {"bundle": f"export-{name}", **({"model": f"finetune-{name}"} if "model" in needs else {})}
     sources: dict[str, Source] = {"task": tuning} if needs else {}
     return Step("quantize", f"quantize-{name}", config.quantize, made, sources)
 

@@ -3,16 +3,18 @@ events."""
 
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any, Final, Protocol, TypeVar
 
 import msgspec
 
 T = TypeVar("T")
 LINE_EVERY_S = 10.0
 WIDTH = 150  # where there is no terminal to fit into
+MEASURE_START: Final = "measure_start"
+MEASURE_END: Final = "measure_end"
 
 
 def summary_console() -> Any:
@@ -30,12 +32,14 @@ class Bar(Protocol):
 
 
 class Reporter(Protocol):
-    """Where a stage says what it does. Bars are for people, events for machines, lines for both."""
+    """Where a stage says what it does. Bars are for people, events for machines, lines for both; metrics are numbers of
+    a step of training, of a part (training.py) of what is trained."""
 
     def bar(self, title: str, *, total: float | None, unit: str, start: float = 0) -> Any: ...
     def line(self, text: str) -> None: ...
     def show(self, table: Any) -> None: ...
     def event(self, kind: str, **fields: Any) -> None: ...
+    def metrics(self, part: str, *, step: int, values: Mapping[str, float]) -> None: ...
 
 
 class Console:
@@ -75,6 +79,9 @@ class Console:
         with self._events.open("ab") as file:
             file.write(msgspec.json.encode({"at": time.time(), "event": kind, **fields}) + b"\n")
 
+    def metrics(self, part: str, *, step: int, values: Mapping[str, float]) -> None:
+        """Nothing: people see the bar's note, and the curve when it is done."""
+
 
 class Silent:
     """A reporter that says nothing: for tests and for use as a library."""
@@ -92,6 +99,19 @@ class Silent:
 
     def event(self, kind: str, **fields: Any) -> None:
         """Nothing."""
+
+    def metrics(self, part: str, *, step: int, values: Mapping[str, float]) -> None:
+        """Nothing."""
+
+
+@contextmanager
+def measured(reporter: Reporter, **fields: Any) -> Iterator[None]:
+    """Around what measures times: who works beside the run rests meanwhile (recording.py)."""
+    reporter.event(MEASURE_START, **fields)
+    try:
+        yield
+    finally:
+        reporter.event(MEASURE_END, **fields)
 
 
 def track(reporter: Reporter, items: Iterable[T], title: str, total: int | None, unit: str) -> Iterator[T]:

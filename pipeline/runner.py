@@ -14,6 +14,8 @@ from pipeline.errors import BadRequest
 from pipeline.graph import STAGES, Step, expand
 from pipeline.keys import canonical
 from pipeline.progress import Console, Reporter, Silent, track_items
+from pipeline.record import Record, Unrecorded
+from pipeline.recording import Asked, Recorder
 from pipeline.store import trouble_is_transient
 from pipeline.tasking.base import TUNING
 from pipeline.team import Team
@@ -64,26 +66,31 @@ def run(
     only: str | None = None,
     reporter: Reporter | None = None,
     team: Team | None = None,
+    tracked: bool = True,
 ) -> dict[str, Artifact]:
     """Run what is not finished, in order, and return every step's artifact by label.
 
     `until` ends after the last step of that stage or label; `only` runs one stage's steps and takes what they read as
     finished (BadArtifact where it is not): what a container does. Of a team, rank 0 does all of it; the others help
-    with the stages that a team trains together, and return what they helped with.
+    with the stages that a team trains together, and return what they helped with. What is executed is told to the
+    config's tracking server, unless not `tracked`.
     """
     _known(config, until or only)
     steps, team = _wanted(config, until=until, only=only), team or Team()
     check(config, cache=workspace.cache)
     check_measured(config, [step for step in steps if only is None or only in (step.stage, step.label)])
     check_team(steps, size=team.size)
+    record: Record = Unrecorded()
     if not team.leads:
         reporter, before_work = Silent(), _nothing
     else:
         reporter = reporter or Console(workspace.run_folder(config.name) / "events.jsonl")
+        if tracked:
+            record = reporter = Recorder(reporter, _asked(config, workspace))
         before_work = _before_work(config, steps, workspace, reporter)
-    walk = Walk(workspace, reporter, before_work=before_work, team=team)
+    walk = Walk(workspace, reporter, before_work=before_work, team=team, record=record)
     report: dict[str, Any] = {}
-    with trouble_is_transient(workspace.root):
+    with trouble_is_transient(workspace.root), record:
         for group in _groups(steps):
             if not team.leads and not STAGES[group[0].stage].teamed:
                 continue
@@ -92,6 +99,7 @@ def run(
             for step in group if team.leads else ():
                 told = {"key": walk.done[step.label].manifest.key, "executed": executed[step.label]}
                 report[step.label] = told | {"digest": walk.done[step.label].digest}
+                record.done(step.label, walk.done[step.label])
                 reporter.event("step", label=step.label, **told, seconds=time.monotonic() - started)
                 workspace.record(config.name, config=canonical(config), steps=report)
     return walk.done
@@ -114,6 +122,19 @@ def _groups(steps: Sequence[Step]) -> list[tuple[Step, ...]]:
         name = step.group or step.label
         groups[name] = (*groups.get(name, ()), step)
     return list(groups.values())
+
+
+def _asked(config: RunConfig, workspace: Workspace) -> Asked:
+    """What is recorded of a run, and where."""
+    return Asked(
+        root=workspace.root,
+        name=config.name,
+        config=canonical(config),
+        experiment=config.register.name,
+        uri=config.register.tracking_uri,
+        first=config.benchmark.first,
+        labels=tuple(step.label for step in expand(config)),
+    )
 
 
 def _nothing() -> None:

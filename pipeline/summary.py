@@ -1,5 +1,6 @@
-"""What a run ends with: the table, the verdict and its reason, what was registered, and where to look."""
+"""What a run ends with: the table, the verdict and its reason, what was registered and promoted, and where to look."""
 
+import shlex
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -10,8 +11,9 @@ import msgspec
 from pipeline.artifact import EVIDENCE, Artifact
 from pipeline.config import RunConfig
 from pipeline.graph import sessions_of
-from pipeline.naming import BENCHMARK, TUNING
+from pipeline.naming import BENCHMARK, CHAMPION, TUNING
 from pipeline.progress import summary_console
+from pipeline.registration import Given, Outcome, read_outcome
 from pipeline.runner import Planned
 from pipeline.telling import write_told
 from pipeline.workspace import Workspace
@@ -44,7 +46,7 @@ def show_run(config: RunConfig, workspace: Workspace, artifacts: Mapping[str, Ar
         _show_steps(config.name, artifacts, console)
     result |= _show_searches(artifacts, console)
     if "register" in artifacts:
-        result |= _show_verdict(artifacts["register"], folder, console)
+        result |= _show_verdict(config, artifacts["register"], folder, console)
     for path in evidence:
         console.print(f"{'curve' if path.suffix == '.png' else 'report'}:".ljust(12) + str(path), soft_wrap=True)
     console.print(f"again:      retort show, with the same config and settings; run folder {folder}", soft_wrap=True)
@@ -134,21 +136,41 @@ def _show_searches(artifacts: Mapping[str, Artifact], console: Any) -> dict[str,
     return {"searches": found} if found else {}
 
 
-def _show_verdict(register: Artifact, folder: Path, console: Any) -> dict[str, Any]:
-    facts = register.manifest.facts
-    verdict, registered = facts["verdict"], facts["registered"]
+def _show_verdict(config: RunConfig, register: Artifact, folder: Path, console: Any) -> dict[str, Any]:
+    """The gate's two answers, what became of the version, and what to type next."""
+    came = read_outcome(register)
+    verdict, given = came.verdict, came.registered
     folder.mkdir(parents=True, exist_ok=True)
     shutil.copyfile(register.path / "verdict.json", folder / "verdict.json")
-    console.print(f"gate:       {verdict['verdict']}: {verdict['reason']}", soft_wrap=True)
-    if registered is None:
-        return {"verdict": verdict["verdict"], "model_uri": None}
-    uri = registered["tracking_uri"]
-    console.print(f"registered: {registered['model_uri']}, given the alias {registered['alias']}", soft_wrap=True)
-    where = uri if uri.startswith("http") else f"mlflow ui --backend-store-uri {uri}"
-    console.print(f"registry:   {where}", soft_wrap=True)
-    followed = f"models:/{registered['name']}@{registered['alias']}"
-    console.print(f"serve:      retort serve {followed} --tracking-uri {uri}", soft_wrap=True)
-    return {"verdict": verdict["verdict"], "model_uri": registered["model_uri"]}
+    lines = {"gate": f"{verdict.verdict}: {verdict.reason}"}
+    if given is not None:
+        lines |= registered_lines(came, given, alias=config.register.alias)
+    for heading, text in lines.items():
+        console.print(f"{heading}:".ljust(12) + text, soft_wrap=True, markup=False)
+    if given is None:
+        return {"verdict": verdict.verdict, "model_uri": None}
+    told = {"model_uri": given.model_uri, "aliases": given.aliases, "promoted": came.promoted, "why": came.why}
+    return {"verdict": verdict.verdict, **told}
+
+
+def registered_lines(came: Outcome, given: Given, *, alias: str) -> dict[str, str]:
+    """By heading: which version it is and whether it became the champion, why, and the commands that come next."""
+    aliases = " and ".join(given.aliases) or "no alias"
+    version = f"{given.model_uri}, made {aliases}" if given.new else f"{given.model_uri} already, which is {aliases}"
+    where = f"--tracking-uri {shlex.quote(given.tracking_uri)}"
+    source = shlex.quote(f"models:/{given.name}@{alias}")
+    name = shlex.quote(given.name)
+    challenges = not came.promoted and alias not in given.aliases
+    to = f" --to {alias}" if alias != CHAMPION else ""
+    step = f"promote {name} --version {given.version}{to} --why '...'" if challenges else f"history {name}"
+    uri = given.tracking_uri
+    return {
+        "registered": version,
+        "promoted": f"{'yes' if came.promoted else 'no'}: {came.why}" if given.new else came.why,
+        "registry": uri if uri.startswith("http") else f"mlflow ui --backend-store-uri {uri}",
+        "serve": f"retort serve {source} {where}",
+        "next": f"retort {step} {where}",
+    }
 
 
 def _show_steps(name: str, artifacts: Mapping[str, Artifact], console: Any) -> None:

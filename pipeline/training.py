@@ -200,6 +200,7 @@ class _Loop:
             row |= {"padding_share": 1.0 - state["tokens"] / state["positions"], "seconds": state["seconds"]}
             row |= {f"agreement/{key}": value for key, value in measures.items()}
             self.history[name].append(row)
+            self.reporter.metrics(name, step=step, values=row)
             notes.append(f"loss {row['loss']:.4f}" if len(self.work.parts) == 1 else f"{name} {row['loss']:.4f}")
         return f"{', '.join(notes)}, {speed:,.0f} tokens/s"
 

@@ -20,6 +20,7 @@ from pipeline.errors import BadArtifact
 from pipeline.graph import STAGES, Inputs, Source, Step, Tools
 from pipeline.keys import canonical, code_identity, step_key, versions
 from pipeline.progress import Reporter
+from pipeline.record import Record, Unrecorded
 from pipeline.store import key_lock
 from pipeline.team import Team
 from pipeline.workspace import Workspace
@@ -37,6 +38,7 @@ class Walk:
     team: Team = field(default_factory=Team)
     done: dict[str, Artifact] = field(default_factory=dict)
     identities: dict[int, str] = field(default_factory=dict)
+    record: Record = field(default_factory=Unrecorded)
 
     def key(self, step: Step) -> str:
         """The step's key; what it reads must be done."""
@@ -107,6 +109,7 @@ class Walk:
         self.reporter.line(f"{labels} ...")
         for step in steps:
             self.reporter.event("started", label=step.label, key=self.key(step))
+            self.record.started(step, self.key(step), self._digests(step))
         started = time.monotonic()
         for label in dict.fromkeys(steps[0].inputs.values()):
             verify(self.done[label])
@@ -119,6 +122,7 @@ class Walk:
         for step, key, out, found in zip(steps, keys, outs, facts, strict=True):
             artifact = store.publish(key, self._manifest(step, key, out, facts=found, seconds=seconds))
             self.done[step.label] = artifact
+            self.record.sealed(step, artifact, self._digests(step))
             self.reporter.line(f"{step.label}: done in {seconds:.1f} s  {artifact.path}")
 
     def _help(self, steps: Sequence[Step], *, of: Sequence[Step]) -> None:
@@ -154,6 +158,7 @@ class Walk:
             label=step.label,
             code=json_digest([code_identity(step.modules), versions(step.stage)]),
             team=self._team_of(step),
+            outbox=self.record.outbox,
         )
 
     def _manifest(self, step: Step, key: str, out: Path, *, facts: dict[str, Any], seconds: float) -> Manifest:

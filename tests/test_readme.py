@@ -25,11 +25,15 @@ def workspace(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 MEASURING = ("retort bench", "retort compare")  # they take folders, and no workspace
+MOVING = ("retort promote", "retort rollback")  # they take a second version
+PLAIN = [c for c in COMMANDS if not c.startswith(("retort serve", *MEASURING, *MOVING))]
 SHORT = ("--samples", "40", "--real", "20", "--again-s", "0")
 
 
 def retort(command: str, workspace: Path) -> list[str]:
-    arguments = shlex.split(command.replace("configs/demo.yaml", "configs/smoke.yaml"))[1:]
+    for demo, smoke in (("configs/demo.yaml", "configs/smoke.yaml"), ("retort-demo", "retort-smoke")):
+        command = command.replace(demo, smoke)
+    arguments = shlex.split(command)[1:]
     return [*RETORT, *arguments, "--workspace", str(workspace)]
 
 
@@ -44,7 +48,7 @@ def run(command: str, workspace: Path) -> "subprocess.CompletedProcess[str]":
 
 
 @pytest.mark.timeout(900)
-@pytest.mark.parametrize("command", [c for c in COMMANDS if " serve " not in c and not c.startswith(MEASURING)])
+@pytest.mark.parametrize("command", PLAIN)
 def test_a_command_of_the_readme_works_and_ends_with_one_json_line(command: str, workspace: Path) -> None:
     done = run(command, workspace)
 
@@ -127,3 +131,20 @@ def test_the_served_model_answers_the_readmes_curl(served: str) -> None:
 
     assert answer["model"]["name"] == "retort-smoke"
     assert set(answer["results"][0]["scores"]) == {"huggingface-hub", "joblib", "networkx"}
+
+
+@pytest.mark.timeout(900)
+def test_another_model_stays_challenger_until_people_promote_it_and_can_be_taken_back(workspace: Path) -> None:
+    """After the demo's own: last, since it leaves another run there."""
+    other = run("retort run configs/demo.yaml --set finetune.seed=7", workspace)
+    assert other.returncode == 0, other.stderr
+    came = json.loads(other.stdout.splitlines()[-1])
+    assert (came["model_uri"], came["aliases"], came["promoted"]) == ("models:/retort-smoke/2", ["challenger"], False)
+    champions = []
+    for command in (c for c in COMMANDS if c.startswith(MOVING)):
+        done = run(command, workspace)
+        assert done.returncode == 0, done.stderr
+        (model,) = json.loads(run("retort models --json", workspace).stdout)["models"]
+        champions.append(model["aliases"]["champion"])
+    assert champions == ["2", "1"]
+    assert run("retort verify retort-demo", workspace).returncode == 0

@@ -3,10 +3,19 @@
 import typer
 
 from pipeline.commands.bench import bench
+from pipeline.commands.keeping import runs, sync
 from pipeline.commands.measuring import compare, tune
+from pipeline.commands.registry import history, models, promote, rollback, verify
+from pipeline.commands.retention import gc
 
 
 def add_commands(app: typer.Typer) -> None:
     """Make them commands of `retort`."""
-    for command in (bench, compare, tune):
+    for command in (  # a line a module
+        bench,
+        *(compare, tune),
+        *(promote, rollback, history, models, verify),
+        *(runs, sync),
+        gc,
+    ):
         app.command()(command)

@@ -19,6 +19,18 @@ StoreUrl = Annotated[
     str | None,
     typer.Option("--store", envvar="RETORT_STORE", help="Share artifacts through an fsspec URL (s3://, gs://)."),
 ]
+TrackingUri = Annotated[
+    str | None,
+    typer.Option("--tracking-uri", envvar="MLFLOW_TRACKING_URI", help="The registry; default: the workspace's own."),
+]
+Json = Annotated[bool, typer.Option("--json", help="Print the line of JSON alone.")]
+Who = Annotated[
+    str | None,
+    typer.Option("--who", envvar=["RETORT_WHO", "GITHUB_ACTOR"], help="Who moves it; default: this machine's user."),
+]
+Key = Annotated[
+    Path | None, typer.Option("--key", metavar="FILE", help="A public key (PEM): what its owner signed alone will do.")
+]
 WORKSPACE = Path(".retort")
 
 

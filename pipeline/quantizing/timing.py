@@ -14,7 +14,7 @@ from benchmarks.session import Variant
 from benchmarks.shapes import Raced, race
 from benchmarks.targets import OrtCpu
 from pipeline.errors import Failure
-from pipeline.progress import Reporter
+from pipeline.progress import Reporter, measured
 from pipeline.quantizing.pareto import shape_name
 from serving.bundle import Item
 
@@ -55,7 +55,7 @@ def look(
     raced: list[Raced] = []
     failed: dict[str, str] = {}
     settings = {"shapes": shapes, "items": items, "n": SHORT, "processes": 1, "threads": threads}
-    with reporter.bar("a first look", total=2 * len(bundles), unit="looks") as bar:
+    with measured(reporter), reporter.bar("a first look", total=2 * len(bundles), unit="looks") as bar:
         for name in (*bundles, *reversed(list(bundles))):
             bar.advance(0, note=name)
             try:
@@ -79,7 +79,7 @@ def time_properly(
 
     def run(left: Mapping[str, Path]) -> tuple[Raced, ...]:
         variants = [Variant(name, OrtCpu(), path) for name, path in left.items()]
-        with reporter.bar("race", total=PROCESSES * len(left), unit="processes") as bar:
+        with measured(reporter), reporter.bar("race", total=PROCESSES * len(left), unit="processes") as bar:
             return race(
                 variants,
                 shapes=shapes,

@@ -83,6 +83,7 @@ def run(config: BenchmarkConfig, inputs: "Inputs", out: Path, tools: "Tools") ->
     """Measure the teacher (torch, ONNX), the students (ONNX fp32, int8) and the champion, where one is asked for and
     there is one, in one session on the test split; or say why this machine is not the target."""
     from pipeline import measuring, tuning
+    from pipeline.progress import measured
 
     if why := config.target.missing():
         return measuring.skip(config.first, why, out, tools.reporter)
@@ -93,16 +94,17 @@ def run(config: BenchmarkConfig, inputs: "Inputs", out: Path, tools: "Tools") ->
     champion = measuring.champion_variant(
         source, config.target, task=task, labels=data.label_names, length=LONG, cache=tools.cache
     )
-    receipt = _session(config, [*variants, *champion], task, data, out, tools)
-    tuned = tuning.tune_candidates(
-        config.tune,
-        inputs.artifacts,
-        config.target,
-        config.first,
-        texts=data.reported,
-        out=out,
-        reporter=tools.reporter,
-    )
+    with measured(tools.reporter, label=tools.label, key=tools.key):
+        receipt = _session(config, [*variants, *champion], task, data, out, tools)
+        tuned = tuning.tune_candidates(
+            config.tune,
+            inputs.artifacts,
+            config.target,
+            config.first,
+            texts=data.reported,
+            out=out,
+            reporter=tools.reporter,
+        )
     return {
         **measuring.leave_figures(receipt, variants, champion, task=task, data=data, out=out),
         **measuring.circumstances(receipt, noise=config.noise),

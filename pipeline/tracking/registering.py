@@ -1,178 +1,205 @@
-"""MLflow, the offline half: runs, artifacts, versions, aliases. The only file of the pipeline that talks to a
-registry."""
+"""A version of a registered model: the version folder's own bytes in a LoggedModel, read back, then made visible."""
 
+import hashlib
 import logging
-import warnings
+import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
-from pipeline.errors import BadRequest, Transient
+from pipeline.errors import BadArtifact, BadRequest
+from pipeline.tracking.client import talking_to
+from pipeline.tracking.experiments import experiment_id
+from pipeline.tracking.leftovers import being_made, remove_leftovers
+from pipeline.tracking.marks import tag_model
+from pipeline.tracking.versions import (
+    KEY_TAG,
+    Version,
+    aliases_of,
+    create_version,
+    model_called,
+    versions_by_key,
+    versions_of,
+)
+from serving.bundle import read_bundle
+from serving.reaching import expect_answers, fetch_files
+from serving.registry import DIGEST_TAG
+from serving.registry_failures import failure_of, raised_by_registries, shown
+from serving.signatures import FILES, FILES_TAG, verify_folder
+from serving.verifying import BUNDLE, verify_version
 
-REACH_TIMEOUT_S = 5.0
-MAX_PARAM_CHARACTERS = 500
-PARAMS_A_BATCH = 100
-METRICS_A_BATCH = 1000
-KEY_TAG = "retort.key"
+__all__ = ["KEY_TAG", "MODEL_TAG", "Offer", "Registered", "register"]
+
+MODEL_TAG: Final = "retort.model"  # of a registered model that Retort made
+MAX_DESCRIPTION: Final = 5000
+_NOT_IN_NAMES: Final = str.maketrans(dict.fromkeys("/:.%\"'", "-"))  # of LoggedModels
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Curve:
-    """Metrics over steps: rows with `step` and named values."""
+class Offer:
+    """What is to become a version: `folder` as pipeline.version_folder builds it, `tags` with the bundle's digest."""
 
     name: str
-    rows: Sequence[Mapping[str, float]]
-
-
-@dataclass(frozen=True)
-class Evidence:
-    """What a registered version carries: files by their folder in the run, parameters, metrics, curves and tags."""
-
-    folders: Mapping[str, Path]
-    params: Mapping[str, Any]
-    metrics: Mapping[str, float]
-    curves: Sequence[Curve]
+    key: str
+    folder: Path
     tags: Mapping[str, str]
+    experiment: str
+    run_id: str | None
+    description: str
 
 
 @dataclass(frozen=True)
 class Registered:
-    """A version in the registry."""
+    """A version in the registry; `new` where this call made it."""
 
     name: str
     version: str
-    alias: str
-    run_id: str
+    run_id: str | None
+    model_id: str | None
     tracking_uri: str
+    new: bool
 
     @property
     def model_uri(self) -> str:
         return f"models:/{self.name}/{self.version}"
 
 
-def default_uri(workspace: Path) -> str:
-    """The embedded default: a sqlite file in the workspace."""
-    return f"sqlite:///{workspace / 'mlflow.db'}"
+def register(offer: Offer, *, uri: str, workspace: Path) -> Registered:
+    """Make one version of the offer's folder, unless its key has one. No alias is moved.
 
+    The files are read back and compared before the version is made, all its tags in one request: killed at any point,
+    this leaves no version or a complete one, and called again it finishes what it began.
 
-def register(
-    evidence: Evidence, *, uri: str, workspace: Path, experiment: str, name: str, alias: str, key: str
-) -> Registered:
-    """Log the evidence, create one version of `name` from the folder `bundle` of it, and point `alias` there.
-
-    The bundle's own bytes are logged as plain files: nothing is serialised again. A version of the same key is not
-    created twice, so a run killed in the middle finishes what it began. Raises Transient when the registry cannot be
-    reached, BadRequest when it refuses the name or the request.
+    Raises:
+        BadArtifact: the folder is not whole, or its store gave other bytes back.
+        BadRequest: the registry refuses the name or the request, or the name is another's.
+        Transient: the registry cannot be reached, or is full.
     """
+    _require_measured(offer)
     with talking_to(uri) as client:
-        version = _version_of(client, name, key)
-        if version is None:
-            _create_model(client, name)  # first: a name it refuses must not cost an upload
-            run_id = _log(client, evidence, uri=uri, workspace=workspace, experiment=experiment, key=key)
-            source = f"{client.get_run(run_id).info.artifact_uri}/bundle"
-            version = client.create_model_version(
-                name, source=source, run_id=run_id, tags={**evidence.tags, KEY_TAG: key}, await_creation_for=0
+        if found := versions_by_key(client, offer.name, offer.key):
+            return _registered(_only(client, offer, found), uri=uri, new=False)
+        _require_own_model(client, offer.name, uri=uri)  # first: a name it refuses must not cost an upload
+        experiment = experiment_id(client, offer.experiment, uri=uri, workspace=workspace)
+        remove_leftovers(client, experiment, offer.name, key=offer.key)
+        tags = {**offer.tags, KEY_TAG: offer.key, FILES_TAG: _digest(offer.folder / FILES)}
+        with _logged(client, offer, experiment=experiment, tags=tags) as model:
+            _require_same(model, tags, uri=uri, scratch=workspace / "cache")
+            client.finalize_logged_model(model.model_id, "READY")
+            made = create_version(
+                client,
+                offer.name,
+                source=f"models:/{model.model_id}",
+                tags=tags,
+                run_id=offer.run_id,
+                model_id=model.model_id,
+                description=offer.description[:MAX_DESCRIPTION],
             )
-        client.set_registered_model_alias(name, alias, str(version.version))
-        return Registered(name=name, version=str(version.version), alias=alias, run_id=version.run_id, tracking_uri=uri)
+        first = _only(client, offer, versions_by_key(client, offer.name, offer.key) or [made])
+        return _registered(first, uri=uri, new=first.model_id == made.model_id)
 
 
-@contextmanager
-def talking_to(uri: str) -> Iterator[Any]:
-    """An MLflow client whose failures are one message each."""
-    _require_reachable(uri)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # MLflow's own deprecations are not the user's affair
-        from mlflow import MlflowClient
-        from mlflow.exceptions import MlflowException
-        from sqlalchemy.exc import SQLAlchemyError
-
-        for name in ("alembic", "mlflow"):  # now, as MLflow sets its own levels when it is imported
-            logging.getLogger(name).setLevel(logging.ERROR)
-        try:
-            yield MlflowClient(tracking_uri=uri, registry_uri=uri)
-        except ImportError as error:
-            raise BadRequest(f"the registry {uri} needs a driver that is not installed: {error}") from error
-        except (MlflowException, SQLAlchemyError) as error:
-            reason = str(error).splitlines()[0]
-            if isinstance(error, MlflowException) and error.get_http_status_code() < 500:
-                raise BadRequest(f"the registry {uri} refused: {reason}") from error
-            raise Transient(f"the registry {uri} failed: {reason}; run again, finished work is kept") from error
+def _registered(version: Version, *, uri: str, new: bool) -> Registered:
+    number = str(version.number)
+    return Registered(version.name, number, version.run_id, version.model_id, tracking_uri=uri, new=new)
 
 
-def _require_reachable(uri: str) -> None:
-    """Ask once with a short timeout: MLflow's own client would retry for minutes before it says anything."""
-    if not uri.startswith(("http://", "https://")):
-        return
-    import httpx
+def _only(client: Any, offer: Offer, found: Sequence[Version]) -> Version:
+    """The first of the versions of one key; the others go, but one that somebody gave an alias, and so does what was
+    logged and is no version."""
+    first, *others = found
+    named = set((aliases_of(client, first.name) or {}).values()) if others else set()
+    for other in others:
+        if str(other.number) not in named:
+            _withdraw(client, other)
+    experiment = client.get_experiment_by_name(offer.experiment)
+    if experiment is not None and experiment.lifecycle_stage == "active":
+        remove_leftovers(client, experiment.experiment_id, first.name, key=offer.key, kept=(first.model_id,))
+    return first
 
+
+def _withdraw(client: Any, version: Version) -> None:
+    """Where that is not allowed it stays, and is told: the first one is registered all the same."""
     try:
-        httpx.get(f"{uri.rstrip('/')}/health", timeout=REACH_TIMEOUT_S).raise_for_status()
-    except httpx.HTTPError as error:
-        raise Transient(
-            f"the MLflow server {uri} cannot be reached ({type(error).__name__}); start it or set "
-            "register.tracking_uri, then run again: finished stages are kept"
-        ) from error
+        client.delete_model_version(version.name, str(version.number))
+    except raised_by_registries() as error:
+        if getattr(error, "error_code", None) == "RESOURCE_DOES_NOT_EXIST":
+            return  # the other machine was faster with this, too
+        reason = failure_of(error, uri=client.tracking_uri)
+        _log.warning("version %d of %s, which one step made twice, stays: %s", version.number, version.name, reason)
 
 
-def _log(client: Any, evidence: Evidence, *, uri: str, workspace: Path, experiment: str, key: str) -> str:
-    from mlflow.entities import Metric, Param
-
-    experiment_id = _experiment_id(client, experiment, uri=uri, workspace=workspace)
-    run = client.create_run(experiment_id, run_name=experiment, tags={**evidence.tags, KEY_TAG: key})
-    run_id = str(run.info.run_id)
-    params = [Param(name, str(value)[:MAX_PARAM_CHARACTERS]) for name, value in flattened(evidence.params).items()]
-    for start in range(0, len(params), PARAMS_A_BATCH):
-        client.log_batch(run_id, params=params[start : start + PARAMS_A_BATCH])
-    metrics = [Metric(name, value, 0, 0) for name, value in evidence.metrics.items()]
-    metrics += [
-        Metric(f"{curve.name}/{name}", value, 0, int(row["step"]))
-        for curve in evidence.curves
-        for row in curve.rows
-        for name, value in row.items()
-        if name != "step"
-    ]
-    for start in range(0, len(metrics), METRICS_A_BATCH):
-        client.log_batch(run_id, metrics=metrics[start : start + METRICS_A_BATCH])
-    for artifact_path, folder in evidence.folders.items():
-        client.log_artifacts(run_id, str(folder), artifact_path)
-    client.set_terminated(run_id)
-    return run_id
+def _require_own_model(client: Any, name: str, *, uri: str) -> None:
+    """Make the registered model, or find that all there is under its name was registered by Retort."""
+    model = model_called(client, name) or _created_model(client, name)
+    if MODEL_TAG in model.tags:
+        return
+    foreign = [version.number for version in versions_of(client, name) if DIGEST_TAG not in version.tags]
+    if foreign:
+        raise BadRequest(
+            f"the model {name} in the registry {shown(uri)} was registered by something else than Retort (its version "
+            f"{foreign[0]} has no tag {DIGEST_TAG}); choose another name (register.name)"
+        )
+    tag_model(client, name, MODEL_TAG, "1")
 
 
-def _experiment_id(client: Any, name: str, *, uri: str, workspace: Path) -> str:
-    found = client.get_experiment_by_name(name)
-    if found is not None:
-        return str(found.experiment_id)
-    local = uri.startswith("sqlite:")
-    location = (workspace / "mlartifacts" / name).as_uri() if local else None
-    return str(client.create_experiment(name, artifact_location=location))
-
-
-def _create_model(client: Any, name: str) -> None:
+def _created_model(client: Any, name: str) -> Any:
     from mlflow.exceptions import MlflowException
 
     try:
-        client.create_registered_model(name)
+        return client.create_registered_model(name, tags={MODEL_TAG: "1"})
     except MlflowException as error:
-        if error.error_code != "RESOURCE_ALREADY_EXISTS":
+        model = model_called(client, name)
+        if error.error_code != "RESOURCE_ALREADY_EXISTS" or model is None:  # None: a prompt of MLflow's has the name
             raise
+        return model  # another process was faster
 
 
-def _version_of(client: Any, name: str, key: str) -> Any:
-    """The version this very step created before, if it did."""
-    versions = client.search_model_versions(f"name='{name}'")
-    return next((version for version in versions if version.tags.get(KEY_TAG) == key), None)
+@contextmanager
+def _logged(client: Any, offer: Offer, *, experiment: str, tags: Mapping[str, str]) -> Iterator[Any]:
+    """A LoggedModel of the folder's own bytes, not ready yet. While the block runs it is no leftover."""
+    with being_made() as by:
+        model = client.create_logged_model(
+            experiment,
+            name=offer.name.translate(_NOT_IN_NAMES),
+            source_run_id=offer.run_id,
+            tags={**tags, **by},
+            model_type="retort",
+        )
+        expect_answers(model.artifact_location)
+        client.log_model_artifacts(model.model_id, str(offer.folder))
+        yield model
 
 
-def flattened(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested mappings as dotted names."""
-    flat: dict[str, Any] = {}
-    for name, value in values.items():
-        if isinstance(value, Mapping):
-            flat |= flattened(value, f"{prefix}{name}.")
-        else:
-            flat[f"{prefix}{name}"] = value
-    return flat
+def _require_measured(offer: Offer) -> None:
+    """The folder is whole, and its bundle is the one that the tags speak of."""
+    verify_folder(offer.folder, files_digest=None, key=None)
+    digest, measured = read_bundle(offer.folder / BUNDLE).digest, offer.tags[DIGEST_TAG]
+    if digest != measured:
+        raise BadArtifact(
+            f"the bundle to register is {digest[:12]}, not the {measured[:12]} that was measured; run again"
+        )
+
+
+def _require_same(model: Any, tags: Mapping[str, str], *, uri: str, scratch: Path) -> None:
+    """Read back what was stored: file by file as listed, the bundle as measured. What a kill leaves in `scratch` is
+    swept by `retort gc`."""
+    place = shown(model.artifact_location)
+    scratch.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=scratch) as folder:
+        try:
+            found = fetch_files(model.artifact_location, to=Path(folder), tracking_uri=uri)
+            verify_version(found, files=tags[FILES_TAG], digest=tags[DIGEST_TAG], key=None, called=place)
+        except BadArtifact as fault:
+            told = str(fault).removeprefix(f"{place}: ").partition("; ")[0]  # its way out is another here
+            raise BadArtifact(
+                f"the artifact store of the registry {shown(uri)} gave back other files than it was given ({told}); "
+                "nothing was registered: look at the store, then run again"
+            ) from fault
+
+
+def _digest(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()

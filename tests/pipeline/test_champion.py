@@ -2,18 +2,19 @@
 model."""
 
 import socket
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
-from fakes import tiny_bundle
+from offers import offer_of, version_folder
 
-from pipeline import tracking
 from pipeline.champion import NOBODY, Champion, require_comparable
 from pipeline.errors import BadArtifact, BadRequest, Transient
-from pipeline.tracking import Evidence, default_uri, talking_to
+from pipeline.tracking.client import default_uri, talking_to
+from pipeline.tracking.registering import register
 from pipeline.workspace import Workspace
-from serving.bundle import Bundle
+from serving.bundle import Bundle, read_bundle
 from serving.registry import DIGEST_TAG, Resolved
 
 # Raised inside MLflow's own models of its tables, when `serving.registry` reads.
@@ -28,21 +29,18 @@ def workspace(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
 
 @pytest.fixture(scope="module")
 def bundles(workspace: Workspace) -> tuple[Bundle, Bundle]:
-    first, second = (tiny_bundle(workspace.root / "made" / str(bias), bias=bias) for bias in (0.0, 0.5))
+    folders = [version_folder(workspace.root / "made" / str(bias), bias=bias) for bias in (0.0, 0.5)]
+    first, second = (read_bundle(folder / "bundle") for folder in folders)
     return first, second
 
 
-def crown(bundle: Bundle, workspace: Workspace, *, name: str, alias: str = "champion", **tags: str) -> None:
-    """Register a bundle as a run would, and give it the alias."""
-    tracking.register(
-        Evidence({"bundle": bundle.path}, {}, {}, [], {DIGEST_TAG: bundle.digest, **tags}),
-        uri=default_uri(workspace.root),
-        workspace=workspace.root,
-        experiment=name,
-        name=name,
-        alias=alias,
-        key=f"register-{bundle.digest[:8]}",
-    )
+def crown(bundle: Bundle, workspace: Workspace, *, name: str, alias: str = "champion") -> None:
+    """Register the version of a bundle as a run would, and give it the alias."""
+    offer = offer_of(bundle.path.parent, name=name, key=f"register-{bundle.digest[:8]}")
+    uri = default_uri(workspace.root)
+    version = register(replace(offer, experiment="champions"), uri=uri, workspace=workspace.root).version
+    with talking_to(uri) as client:
+        client.set_registered_model_alias(name, alias, version)
 
 
 # -- nobody yet --------------------------------------------------------------------------------------------------------
@@ -110,22 +108,6 @@ def test_what_the_key_says_is_what_is_measured_although_the_alias_moved_meanwhil
     assert Champion("moves").identity(workspace.cache) == bundles[1].digest
 
 
-def test_a_champion_that_another_one_followed_since_is_not_taken_for_the_one_measured(
-    bundles: tuple[Bundle, Bundle], workspace: Workspace
-) -> None:
-    champion = Champion("unmoved")
-    champion.require_unmoved(NOBODY, workspace.cache)
-    crown(bundles[0], workspace, name="unmoved")
-    champion.require_unmoved(bundles[0].digest, workspace.cache)
-    for measured in (NOBODY, bundles[1].digest):
-        with pytest.raises(Transient) as moved:
-            champion.require_unmoved(measured, workspace.cache)
-        assert str(moved.value) == (
-            "models:/unmoved@champion has become another champion since its challengers were measured beside it "
-            f"(digest {measured[:12]}, now {bundles[0].digest[:12]}): run again, they are measured beside the new one"
-        )
-
-
 # -- what goes wrong ---------------------------------------------------------------------------------------------------
 
 
@@ -145,10 +127,12 @@ def test_a_version_that_retort_did_not_register_cannot_be_measured(
 
 
 def test_files_that_are_not_those_registered_are_refused(bundles: tuple[Bundle, Bundle], workspace: Workspace) -> None:
-    crown(bundles[0], workspace, name="swapped", **{DIGEST_TAG: "0" * 64})
+    crown(bundles[0], workspace, name="swapped")
+    with talking_to(default_uri(workspace.root)) as client:
+        client.set_model_version_tag("swapped", "1", DIGEST_TAG, "0" * 64)
     champion = Champion("swapped")
     assert champion.identity(workspace.cache) == "0" * 64
-    with pytest.raises(BadArtifact, match=r"/bundle is \w{12}, not the 000000000000 registered; register it again$"):
+    with pytest.raises(BadArtifact, match=r"not the 000000000000 registered"):
         champion.resolve(workspace.cache)
 
 
@@ -156,7 +140,7 @@ def test_a_registry_that_is_away_is_no_missing_champion(tmp_path: Path) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))  # bound and not listening: nobody answers
         uri = f"http://127.0.0.1:{taken.getsockname()[1]}"
-        with pytest.raises(Transient, match=r"^the MLflow server http://127\.0\.0\.1:\d+ cannot be reached"):
+        with pytest.raises(Transient, match=r"^the registry http://127\.0\.0\.1:\d+ cannot be reached"):
             Champion("m", tracking_uri=uri).identity(tmp_path)
 
 

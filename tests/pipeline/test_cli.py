@@ -73,10 +73,13 @@ def judged(workspace: Path, outcome: str) -> Artifact:
         "model_uri": "models:/model/3",
         "name": "model",
         "version": "3",
-        "alias": "champion",
+        "aliases": ["challenger", "champion"],
+        "run_id": "r1",
+        "digest": "d" * 64,
         "tracking_uri": "sqlite:///x.db",
+        "new": True,
     }
-    facts = {"verdict": verdict, "registered": registered if passed else None}
+    facts = {"verdict": verdict, "registered": registered if passed else None, "promoted": passed, "why": "so"}
     return sealed(workspace, "register", {"verdict.json": json.dumps(verdict)}, facts)
 
 
@@ -84,8 +87,9 @@ def test_help_shows_where_to_begin_and_every_command(retort: Retort) -> None:
     told = retort("--help")
     assert told.code == 0
     assert "retort run configs/demo.yaml" in told.out
-    running = ["plan", "run", "stage", "pretrain", "distill-cost", "show", "verify", "serve"]
-    assert [*running, "bench", "compare", "tune"] == COMMANDS
+    running = ["plan", "run", "stage", "pretrain", "distill-cost", "show", "serve"]
+    registry = ["promote", "rollback", "history", "models", "verify"]
+    assert [*running, "bench", "compare", "tune", *registry, "runs", "sync", "gc"] == COMMANDS
     assert all(f"\n  {name} " in told.out for name in COMMANDS)
 
 
@@ -303,9 +307,12 @@ def test_run_ends_with_0_and_the_model_where_one_was_registered(
     replaced_run(monkeypatch, {"register": judged(tmp_path / ".retort", "PASS")})
     told = retort("run", config)
     assert (told.code, told.err) == (0, "")
-    assert told.json == {"run": "a-run", "verdict": "PASS", "model_uri": "models:/model/3", "variants": []}
+    came = {"aliases": ["challenger", "champion"], "promoted": True, "why": "so"}
+    registered = {"run": "a-run", "verdict": "PASS", "model_uri": "models:/model/3", "variants": []}
+    assert told.json == registered | came
     assert "gate:       PASS: because\n" in told.out
-    assert "registered: models:/model/3, given the alias champion\n" in told.out
+    assert "registered: models:/model/3, made challenger and champion\n" in told.out
+    assert "promoted:   yes: so\n" in told.out
     assert "registry:   mlflow ui --backend-store-uri sqlite:///x.db\n" in told.out
     assert "serve:      retort serve models:/model@champion --tracking-uri sqlite:///x.db\n" in told.out
 

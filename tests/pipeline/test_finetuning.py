@@ -4,6 +4,7 @@ an interruption change nothing, and the test split is not in reach.
 The teacher's side is in test_task_distillation.py, the head in encoders/test_heads.py.
 """
 
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -28,7 +29,7 @@ from pipeline.finetuning import Outcome, as_it_is, checked_survey, finetune, fin
 from pipeline.graph import Tools
 from pipeline.optimization import Optimization
 from pipeline.predicting import predict, seen_by
-from pipeline.progress import Silent
+from pipeline.progress import Reporter, Silent
 from pipeline.schedule import Schedule
 from pipeline.task_distillation import Lessons, TaskDistillation
 from pipeline.tasking.base import TUNING, Split, TaskData
@@ -87,6 +88,7 @@ def run(
     optimization: Optimization = BRISK,
     every_s: float = 1e9,
     lessons: Lessons | None = None,
+    reporter: Reporter | None = None,
     **changes: int,
 ) -> tuple[Any, Outcome]:
     told = {"epochs": 3, "batch_tokens": 64, "max_length": 24, "patience": 99, "seed": 0, **changes}
@@ -101,7 +103,7 @@ def run(
         schedule=Schedule(**told),
         optimization=optimization,
         checkpoints=Checkpoints(checkpoints, every_s=every_s),
-        reporter=Silent(),
+        reporter=reporter or Silent(),
         title="finetune",
         lessons=lessons,
     )
@@ -427,6 +429,20 @@ class Scores:
         assert self.model is not None
         self.weights.append({name: weight.clone() for name, weight in self.model.state_dict().items()})
         return self.scores[len(self.weights) - 1]
+
+
+def test_the_dev_metric_is_told_after_each_epoch(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Told(Silent):
+        dev: list[tuple[str, int, float]] = []  # noqa: RUF012
+
+        def metrics(self, part: str, *, step: int, values: Mapping[str, float]) -> None:
+            self.dev.extend((part, step, value) for name, value in values.items() if name == "dev_accuracy")
+
+    Scores(monkeypatch, 0.5, 0.9, 0.7)
+    _, outcome = run(folder, *of_kind("classification", tmp_path, train=24, dev=8), tmp_path / "c", reporter=Told())
+
+    ends = sorted({row["step"] for row in outcome.history})[-1] // 3
+    assert Told.dev == [("model", ends, 0.5), ("model", 2 * ends, 0.9), ("model", 3 * ends, 0.7)]
 
 
 @pytest.mark.parametrize(

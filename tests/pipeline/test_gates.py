@@ -128,15 +128,9 @@ def test_a_verdict_survives_json() -> None:
     assert msgspec.json.decode(msgspec.json.encode(verdict), type=gates.Verdict) == verdict
 
 
-def test_a_verdict_sealed_before_rules_had_targets_is_read() -> None:
-    check = {"rule": "r", "metric": "m", "value": 1.0, "bound": None, "outcome": "PASS", "text": "t"}
-    one = {"variant": INT8, "outcome": "PASS", "checks": [check]}
-    verdict = msgspec.convert({"verdict": "PASS", "reason": "r", "chosen": INT8, "candidates": [one]}, gates.Verdict)
-    assert verdict.candidates[0].checks[0].target == ""
-
-
 # -- the champion ------------------------------------------------------------------------------------------------------
 
+# As one question: of `retort bench` a bundle may be called champion.
 RIVALRY = gates.parse_rules(["accuracy >= 0.5", "p95_ms <= 0.9 * champion"])
 CHAMPION = {"accuracy": 0.9, "p95_ms": 3.0}
 
@@ -175,6 +169,101 @@ def test_a_candidate_that_is_the_champion_keeps_its_place_and_others_must_beat_i
 def test_being_the_champion_helps_with_no_other_rule() -> None:
     table = {**figures(**{INT8: {"accuracy": 0.1}}), "champion": {"accuracy": 0.1, "p95_ms": 1.9}}
     assert gates.judge(RIVALRY, table, [INT8], reigning=[INT8]).verdict == "FAIL"
+
+
+# -- the two questions -------------------------------------------------------------------------------------------------
+
+GATE = gates.questions_of(gates.parse_rules(["accuracy >= 0.5", "p95_ms <= 0.9 * champion", "size_mb <= 50"]))
+
+
+def asked(candidates=(SMALL, INT8), *, champion: dict[str, float] = CHAMPION, **changes: dict[str, float]):
+    return gates.judge(GATE.own, {**figures(**changes), "champion": champion}, candidates, against=GATE.against)
+
+
+def test_rules_that_mention_the_champion_are_the_second_question() -> None:
+    assert [rule.text for rule in GATE.own] == ["accuracy >= 0.5", "size_mb <= 50"]
+    assert [rule.text for rule in GATE.against] == ["p95_ms <= 0.9 * champion"]
+
+
+def test_one_that_passes_both_is_chosen_and_its_promotion_passes() -> None:
+    verdict = asked()
+    assert (verdict.verdict, verdict.chosen, verdict.promotion) == ("PASS", INT8, "PASS")
+    assert verdict.promotion_reason == "p95_ms 2 is <= 2.7 (0.9 * 3 of champion)"
+    assert verdict.reason == (
+        "student-onnx-int8 passes every rule: accuracy 0.87 is >= 0.5; size_mb 12 is <= 50; "
+        "p95_ms 2 is <= 2.7 (0.9 * 3 of champion)"
+    )
+    assert [(each.outcome, each.promotion) for each in verdict.candidates] == [("PASS", "FAIL"), ("PASS", "PASS")]
+
+
+def test_one_that_passes_both_is_preferred_to_a_faster_one_that_passes_its_own_rules_only() -> None:
+    rules = gates.questions_of(gates.parse_rules(["size_mb <= 50", "accuracy >= 1 * champion"]))
+    table = {**figures(**{INT8: {"accuracy": 0.8}}), "champion": {"accuracy": 0.85}}
+    verdict = gates.judge(rules.own, table, [SMALL, INT8], against=rules.against)
+    assert (verdict.chosen, verdict.promotion) == (SMALL, "PASS")
+
+
+def test_where_none_passes_both_the_fastest_that_passes_its_own_rules_is_registered_all_the_same() -> None:
+    verdict = asked(champion={"accuracy": 0.9, "p95_ms": 1.0})
+    assert (verdict.verdict, verdict.chosen, verdict.promotion) == ("PASS", INT8, "FAIL")
+    assert verdict.promotion_reason == "p95_ms 2 is not <= 0.9 (0.9 * 1 of champion)"
+    assert verdict.reason == (
+        "student-onnx-int8 passes its own rules and has the lowest p95_ms of the 2 that do: accuracy 0.87 is >= 0.5; "
+        "size_mb 12 is <= 50; against the champion FAIL: p95_ms 2 is not <= 0.9 (0.9 * 1 of champion)"
+    )
+    assert gates.require_pass(verdict) == INT8, "its own rules decide the exit code"
+
+
+def test_a_promotion_that_cannot_be_known_is_inconclusive_and_the_variant_is_registered() -> None:
+    verdict = asked([INT8], champion={"accuracy": 0.9})
+    assert (verdict.verdict, verdict.chosen, verdict.promotion) == ("PASS", INT8, "INCONCLUSIVE")
+    assert verdict.promotion_reason == (
+        "p95_ms of champion is not known (not measured, or too few samples to report it)"
+    )
+
+
+def test_beating_the_champion_helps_nobody_who_breaks_a_rule_of_its_own() -> None:
+    verdict = asked([INT8], **{INT8: {"accuracy": 0.1}})
+    assert (verdict.verdict, verdict.chosen, verdict.promotion) == ("FAIL", None, None)
+    assert verdict.candidates[0].promotion == "PASS"
+    assert verdict.reason == "no variant passes: student-onnx-int8: accuracy 0.1 is not >= 0.5"
+
+
+def test_of_several_that_pass_their_own_rules_a_disturbed_session_prefers_none() -> None:
+    table = {**figures(), "champion": CHAMPION}
+    verdict = gates.judge(GATE.own, table, [SMALL, INT8], against=GATE.against, disturbed={"here": "a neighbour"})
+    assert (verdict.verdict, verdict.chosen) == ("INCONCLUSIVE", None)
+    assert verdict.reason == (
+        "student-onnx-fp32 and student-onnx-int8 pass their own rules, but their p95_ms cannot be trusted to choose "
+        "the faster one by: a neighbour"
+    )
+
+
+def test_a_gate_may_ask_the_second_question_only() -> None:
+    rules = gates.questions_of(gates.parse_rules(["p95_ms <= 0.9 * champion"]))
+    slow = {**figures(), "champion": {"p95_ms": 1.0}}
+    verdict = gates.judge(rules.own, slow, [INT8], against=rules.against)
+    assert (verdict.verdict, verdict.promotion) == ("PASS", "FAIL")
+    assert verdict.reason == (
+        "student-onnx-int8 passes its own rules; against the champion FAIL: p95_ms 2 is not <= 0.9 (0.9 * 1 of "
+        "champion)"
+    )
+
+
+def test_without_a_rule_against_the_champion_nothing_is_said_of_promotion() -> None:
+    verdict = judged()
+    assert (verdict.promotion, verdict.promotion_reason) == (None, "")
+    assert {each.promotion for each in verdict.candidates} == {None}
+
+
+def test_both_answers_survive_json() -> None:
+    verdict = asked()
+    assert msgspec.json.decode(msgspec.json.encode(verdict), type=gates.Verdict) == verdict
+    own, against = gates.checks_of(verdict.candidates[1])
+    assert ([check.metric for check in own], [check.metric for check in against]) == (
+        ["accuracy", "size_mb"],
+        ["p95_ms"],
+    )
 
 
 # -- disturbed sessions ------------------------------------------------------------------------------------------------

@@ -116,6 +116,8 @@ def test_canonical_values_are_plain() -> None:
         "alias": "champion",
         "gate": ["accuracy >= 0.95 * teacher"],
         "tracking_uri": None,
+        "sign_key": None,
+        "license": None,
         "allow_dirty": False,
     }
 
@@ -188,7 +190,7 @@ def edit(monkeypatch: pytest.MonkeyPatch) -> Any:
         ("pipeline.training", {"distill", "finetune", "pretrain", "quantize"}),
         ("pipeline.quantization", {"quantize"}),
         ("benchmarks.session", {"benchmark", "quantize"}),  # a search measures
-        ("serving.engine", {"export", "quantize", "benchmark"}),
+        ("serving.engine", {"export", "quantize", "benchmark", "register"}),
         ("pipeline.cli", set()),
         ("pipeline.runner", set()),
         ("pipeline.walk", set()),

@@ -10,7 +10,7 @@ from fakes import Clock
 from rich.console import Console as Terminal
 
 from pipeline import progress
-from pipeline.progress import Console, Silent, track
+from pipeline.progress import Console, Silent, measured, track
 
 
 @pytest.fixture
@@ -97,6 +97,7 @@ def test_silent_says_nothing(capsys: pytest.CaptureFixture[str]) -> None:
         bar.advance(1, note="c")
     reporter.line("d")
     reporter.event("e", f=1)
+    reporter.metrics("g", step=1, values={"h": 2.0})
     assert capsys.readouterr() == ("", "")
 
 
@@ -120,3 +121,24 @@ def test_track_is_lazy() -> None:
     items = track(Silent(), (pulled.append(i) for i in range(3)), "reading", None, "texts")
     next(items)
     assert pulled == [0]
+
+
+def test_what_measures_says_so_before_and_after_also_where_it_fails(tmp_path: Path) -> None:
+    path = tmp_path / "events.jsonl"
+
+    def measure() -> None:
+        with measured(Console(path), label="benchmark"):
+            assert [json.loads(line)["event"] for line in path.read_text().splitlines()] == ["measure_start"]
+            raise ValueError("it fell over")
+
+    with pytest.raises(ValueError, match="it fell over"):
+        measure()
+    assert [(each["event"], each["label"]) for each in map(json.loads, path.read_text().splitlines())] == [
+        ("measure_start", "benchmark"),
+        ("measure_end", "benchmark"),
+    ]
+
+
+def test_a_console_shows_no_metrics_as_the_bar_s_note_has_them(capsys: pytest.CaptureFixture[str]) -> None:
+    Console().metrics("model", step=1, values={"loss": 0.5})
+    assert capsys.readouterr() == ("", "")

@@ -101,7 +101,8 @@ def test_two_processes_seal_one_artifact_with_the_weights_of_one_process_and_do_
 ) -> None:
     import numpy as np
 
-    alone = run(load_config(written), Workspace.open(tmp_path / "alone"), only="distill", reporter=Silent())["distill"]
+    place = Workspace.open(tmp_path / "alone")
+    alone = run(load_config(written), place, only="distill", reporter=Silent(), tracked=False)["distill"]
 
     first = torchrun(written, tmp_path / "team")
 

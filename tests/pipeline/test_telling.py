@@ -41,6 +41,21 @@ def test_a_run_with_a_verdict_has_a_page_a_comment_and_test_results(benchmark: A
     assert "<h1>tickets</h1>" in (folder / "report.html").read_text(encoding="utf-8")
 
 
+def test_both_answers_of_a_gate_are_told_to_all_who_read(benchmark: Artifact, tmp_path: Path) -> None:
+    """The second one, which registers it all the same, is a test case like the others."""
+    questions = gates.questions_of(gates.parse_rules(["accuracy >= 0.5 * teacher", "size_mb <= 0.5 * champion"]))
+    figures = {**benchmark.manifest.facts["figures"]}
+    figures["champion"] = figures[INT8]
+    verdict = gates.judge(questions.own, figures, [INT8], against=questions.against)
+    assert (verdict.verdict, verdict.promotion) == ("PASS", "FAIL")
+    register = artifact(tmp_path / "register", {"verdict": msgspec.to_builtins(verdict), "registered": None})
+    page, comment, cases = (path.read_text(encoding="utf-8") for path in write_told("t", benchmark, register, tmp_path))
+    for told in (page, comment, cases):
+        assert "against the champion FAIL: size" in told
+    assert comment.startswith("## PASS: t\n")
+    assert 'tests="2" failures="1"' in cases
+
+
 def test_a_run_that_stopped_before_its_gate_has_no_test_results(benchmark: Artifact, tmp_path: Path) -> None:
     assert [path.name for path in write_told("tickets", benchmark, None, tmp_path)] == ["report.html", "outcome.md"]
 

@@ -6,7 +6,7 @@ import subprocess
 import sys
 import textwrap
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -33,10 +33,14 @@ class Killed(BaseException):
 
 
 class Said(Silent):
-    """Keeps the lines."""
+    """Keeps the lines and the metrics."""
 
     def __init__(self) -> None:
         self.lines: list[str] = []
+        self.told: list[tuple[str, int, Row]] = []
+
+    def metrics(self, part: str, *, step: int, values: Mapping[str, float]) -> None:
+        self.told.append((part, step, dict(values)))
 
     def line(self, text: str) -> None:
         self.lines.append(text)
@@ -154,6 +158,19 @@ def test_the_first_every_tenth_and_the_last_step_are_rows_of_the_history(tmp_pat
     assert [list(row) for row in history] == [names] * 4
     assert history[0]["loss"] == pytest.approx(history[0]["square"] + history[0]["absolute"])
     assert all(type(value) in (int, float) for row in history for value in row.values())
+
+
+def test_every_row_is_told_when_it_happens(tmp_path: Path) -> None:
+    said = Said()
+    heard: list[int] = []
+
+    def after(done: int) -> bool:
+        heard.append(len(said.told))
+        return False
+
+    history = fit(work_on(network(), after_step=after), checkpoints=Checkpoints(tmp_path, every_s=1e9), reporter=said)
+    assert said.told == [("model", row["step"], row) for row in history["model"]]
+    assert [heard[step - 1] for step in (1, 9, 10, 20, 25)] == [1, 1, 2, 3, 4]
 
 
 def test_training_ends_where_after_step_says_so(tmp_path: Path) -> None:

@@ -1,17 +1,21 @@
-"""`retort verify` of a run, an artifact folder, a bundle folder, and of what is none of these."""
+"""`retort verify` of a run, of an artifact's, a bundle's and a version's folder, and of what is none of these."""
 
 from pathlib import Path
 
 import pytest
 import yaml
 from fakes import manifest_of, tiny_bundle
+from keys_in_pem import key_pair
+from offers import version_folder
 from written import WRITTEN
 
 from pipeline.artifact import Artifact, sealed_files
 from pipeline.config import RunConfig
 from pipeline.errors import BadArtifact, BadRequest
+from pipeline.signing import sign
 from pipeline.verification import verify_target
 from pipeline.workspace import Workspace
+from serving.bundle import read_bundle
 
 
 @pytest.fixture
@@ -81,12 +85,39 @@ def test_a_bundle_folder_is_read_by_its_own_contract(place: Workspace, tmp_path:
     )
 
 
+def test_a_version_s_folder_is_read_whole_and_with_a_key_its_signature_too(place: Workspace, tmp_path: Path) -> None:
+    folder, keys = version_folder(tmp_path / "version"), key_pair(tmp_path / "keys")
+    told = [f"{folder} {read_bundle(folder / 'bundle').digest}"]
+    assert list(verify_target(folder, (), place)) == told
+    with pytest.raises(BadArtifact, match=r"is not signed: it has no model\.sig; verify it without a key, or sign it$"):
+        list(verify_target(folder, (), place, key=keys.public))
+    sign(folder, keys.private)
+    assert list(verify_target(folder, (), place, key=keys.public)) == told
+    (folder / "MLmodel").write_text("flavors: {}\n")
+    with pytest.raises(BadArtifact) as refused:
+        list(verify_target(folder, (), place))
+    assert str(refused.value) == (
+        f"{folder}: MLmodel is not as files.sha256 lists it: it was altered; fetch the version again, or register it "
+        "again"
+    )
+
+
+def test_a_key_is_for_what_somebody_signed(place: Workspace, config: Path, tmp_path: Path) -> None:
+    for target in (config, sealed(place, "one").path, tiny_bundle(tmp_path / "bundle").path):
+        with pytest.raises(BadRequest) as refused:
+            list(verify_target(target, (), place, key=tmp_path / "retort.pub"))
+        assert str(refused.value) == (
+            f"{target} has no files.sha256: only versions are signed, so --key is for their folders and models"
+        )
+
+
 @pytest.mark.parametrize("name", ["empty", "absent"])
 def test_anything_else_is_refused_with_what_it_could_have_been(place: Workspace, tmp_path: Path, name: str) -> None:
     (tmp_path / "empty").mkdir()
     with pytest.raises(BadRequest) as refused:
         list(verify_target(tmp_path / name, (), place))
     assert str(refused.value) == (
-        f"{tmp_path / name} is neither a config, nor an artifact (manifest.json), nor a bundle (manifest.sha256)"
+        f"{tmp_path / name} is neither a config, nor an artifact (manifest.json), nor a bundle (manifest.sha256), nor "
+        "a version (files.sha256), nor the name of a model"
     )
     assert refused.value.exit_code == 64

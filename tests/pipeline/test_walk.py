@@ -15,6 +15,7 @@ from pipeline.artifact import Artifact, verify
 from pipeline.errors import BadArtifact
 from pipeline.graph import Inputs, Step, Tools
 from pipeline.progress import Silent
+from pipeline.record import Unrecorded
 from pipeline.records import Record
 from pipeline.store import key_lock
 from pipeline.team import Team
@@ -107,6 +108,28 @@ def test_the_steps_of_a_group_are_made_in_one_call_and_each_is_sealed_under_its_
         assert artifact.path.name == artifact.manifest.key == Walk(place, Silent()).key(step(name))
         assert (artifact.manifest.label, artifact.manifest.config) == (f"distill-{name}", {"tag": name})
         assert artifact.manifest.facts == {"together": 3}
+
+
+def test_who_records_is_told_when_steps_begin_and_when_each_is_sealed_and_stages_where_it_waits(
+    place: Workspace, stage: FakeStage, tmp_path: Path
+) -> None:
+    told: list[tuple[str, str, Any]] = []
+
+    class Told(Unrecorded):
+        outbox = tmp_path
+
+        def started(self, step: Step, key: str, digests: Mapping[str, str]) -> None:
+            told.append(("started", step.label, (key, digests)))
+
+        def sealed(self, step: Step, artifact: Artifact, digests: Mapping[str, str]) -> None:
+            told.append(("sealed", step.label, (artifact.path.name, digests)))
+
+    _, done = obtain(place, "ab", record=Told())
+    both = {label: (done[label].manifest.key, {"text": "text"}) for label in ("distill-a", "distill-b")}
+    assert told == [(what, label, both[label]) for what in ("started", "sealed") for label in both]
+    assert [tools.outbox for tools in stage.calls[0]] == [tmp_path, tmp_path]
+    obtain(place, "ab", record=Told())
+    assert len(told) == 4  # what is taken is not made
 
 
 def test_a_stage_is_told_what_identifies_its_code_and_libraries(

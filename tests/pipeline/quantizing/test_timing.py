@@ -1,6 +1,6 @@
 """The timing of candidates around a race that is passed in: a look at each, a race of all, and who dies in it."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ from benchmarks.shapes import Raced, RacedShape, Shape
 from benchmarks.targets import Facts
 from pipeline.errors import Failure
 from pipeline.progress import Silent
-from pipeline.quantizing.timing import look, time_properly
+from pipeline.quantizing.timing import Timing, look, time_properly
 
 BUNDLES = {"a": Path("a"), "b": Path("b"), "c": Path("c")}
 
@@ -94,3 +94,20 @@ def test_a_process_that_was_killed_once_ends_no_race() -> None:
     timing = time_properly(BUNDLES, **settings(races))
     assert [names for names, _, _ in races.seen] == ["abc", "a", "b", "c", "c", "b", "a", "abc"]
     assert (list(timing.ms()), timing.failed) == (["a", "b", "c"], {})
+
+
+@pytest.mark.parametrize("measure", [look, time_properly])
+def test_who_works_beside_a_search_rests_while_it_measures(measure: Callable[..., Timing]) -> None:
+    told: list[str] = []
+
+    class Told(Silent):
+        def event(self, kind: str, **fields: Any) -> None:
+            told.append(kind)
+
+    class Noting(Races):
+        def __call__(self, variants: Sequence[Variant], **settings: Any) -> tuple[Raced, ...]:
+            told.append("race")
+            return super().__call__(variants, **settings)
+
+    measure({"a": Path("a")}, **{**settings(Noting()), "reporter": Told()})
+    assert (told[0], told[-1], {*told[1:-1]}) == ("measure_start", "measure_end", {"race"})

@@ -46,6 +46,17 @@ class Reigning:
         return Resolved(self.path, name="tiny", version="1", digest=self.identity(cache))
 
 
+class Told(Silent):
+    """Keeps what is told around a session, and which files of it there were."""
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+
+    def event(self, kind: str, **fields: Any) -> None:
+        with (self._root / "told").open("a") as file:
+            file.write(json.dumps([kind, fields, (self._root / "benchmark" / "receipt.json").exists()]) + "\n")
+
+
 @pytest.fixture(scope="module")
 def measured(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], Path]:
     """The facts and the folder of a session over three bundles, of which each leans more to one label."""
@@ -65,7 +76,7 @@ def measured(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], 
     out = root / "benchmark"
     (out / EVIDENCE).mkdir(parents=True)
     task = TaskSplits(task_of("classification", data=files), ALL)
-    tools = Tools("key", root, root / "cache", root / "checkpoints", Silent())
+    tools = Tools("key", root, root / "cache", root / "checkpoints", Told(root), label="benchmark-node")
     config = BenchmarkConfig(targets={"node": OrtCpu()}, samples=10, processes=2, real=5, again_s=0.0)
     sources = {"task": task, "champion": Reigning(root / NAMES[2] / "bundle")}
     return benchmark.run(config, Inputs(artifacts, sources), out, tools), out
@@ -87,6 +98,13 @@ def test_the_gate_gets_the_drop_the_flips_and_the_calibration_of_every_variant(
     assert [figures[name]["drop"] for name in NAMES[:2]] == [0.0, 0.0]
     verdict = gates.judge(gates.parse_rules(["drop <= 0", "flips_high <= 0"]), figures, NAMES[1:])
     assert [each.outcome for each in verdict.candidates] == ["PASS", "FAIL"]
+
+
+def test_the_session_is_said_to_measure_and_what_is_made_of_it_is_not(measured: tuple[dict[str, Any], Path]) -> None:
+    _, out = measured
+    who = {"label": "benchmark-node", "key": "key"}
+    told = [json.loads(line) for line in (out.parent / "told").read_text().splitlines()]
+    assert told == [["measure_start", who, False], ["measure_end", who, True]]
 
 
 def test_what_lies_behind_is_in_the_manifest_and_with_the_classes_among_the_evidence(

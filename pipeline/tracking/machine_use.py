@@ -1,0 +1,48 @@
+"""What a run takes of its machine, under the names that MLflow's pages know."""
+
+from collections.abc import Iterator
+from typing import Any, Final
+
+MEGA: Final = 1e6
+
+
+class MachineUse:
+    """Looks at the machine, and at a process with all its children; the share of the CPU is since the look before."""
+
+    def __init__(self, process: int) -> None:
+        import psutil
+
+        self._root = psutil.Process(process)
+        self._network = psutil.net_io_counters()
+        psutil.cpu_percent()
+
+    def look(self) -> dict[str, float]:
+        """One look: microseconds to some milliseconds."""
+        import psutil
+
+        memory, disk, network = psutil.virtual_memory(), psutil.disk_usage("/"), psutil.net_io_counters()
+        return {
+            "system/cpu_utilization_percentage": psutil.cpu_percent(),
+            "system/system_memory_usage_megabytes": memory.used / MEGA,
+            "system/system_memory_usage_percentage": memory.used / memory.total * 100,
+            "system/process_tree_memory_megabytes": sum(self._resident()) / MEGA,
+            "system/disk_usage_megabytes": disk.used / MEGA,
+            "system/disk_usage_percentage": disk.percent,
+            "system/disk_available_megabytes": disk.free / MEGA,
+            "system/network_receive_megabytes": (network.bytes_recv - self._network.bytes_recv) / MEGA,
+            "system/network_transmit_megabytes": (network.bytes_sent - self._network.bytes_sent) / MEGA,
+        }
+
+    def _resident(self) -> Iterator[int]:
+        """Of each process of the tree; one that has just ended counts for nothing."""
+        import psutil
+
+        try:
+            tree: list[Any] = [self._root, *self._root.children(recursive=True)]
+        except psutil.NoSuchProcess:
+            return
+        for process in tree:
+            try:
+                yield process.memory_info().rss
+            except (psutil.NoSuchProcess, psutil.AccessDenied):
+                continue

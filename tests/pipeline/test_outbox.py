@@ -1,0 +1,245 @@
+"""An outbox loses nothing: not at a kill, not where two processes meet, not where a file is made anew."""
+
+import errno
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipeline import outbox as module
+from pipeline.errors import BadArtifact
+from pipeline.events import PARENT, Tags, event_of
+from pipeline.outbox import (
+    EVENTS,
+    Outbox,
+    goes_on,
+    lines_after,
+    open_outbox,
+    outboxes,
+    read_target,
+    while_nobody_opens,
+    writer_is_alive,
+)
+
+ASKED = "a" * 64
+
+
+def opened(root: Path, *, asked: str = ASKED, **changes: Any) -> Outbox:
+    return open_outbox(root, **{"name": "demo", "experiment": "models", "uri": None, "asked": asked, **changes})
+
+
+def tag(value: str) -> Tags:
+    return Tags(of=PARENT, values={"what": value})
+
+
+def told(folder: Path, offset: int = 0) -> list[str | None]:
+    """What the tags in an outbox say; None for a line that is no event."""
+    events = [event_of(line) for line, _ in lines_after(folder, offset)]
+    return [event.values["what"] if isinstance(event, Tags) else None for event in events]
+
+
+@pytest.fixture
+def outbox(tmp_path: Path) -> Iterator[Outbox]:
+    found = opened(tmp_path)
+    yield found
+    with suppress(OSError):  # closed by the test
+        found.close(whole=False)
+
+
+def test_what_is_put_is_there_in_order(outbox: Outbox) -> None:
+    for value in "abc":
+        outbox.put(tag(value))
+    assert told(outbox.folder) == ["a", "b", "c"]
+
+
+def test_reading_goes_on_where_it_ended(outbox: Outbox) -> None:
+    outbox.put(tag("a"))
+    (_, end), *_ = lines_after(outbox.folder)
+    outbox.put(tag("b"))
+    assert told(outbox.folder, end) == ["b"]
+
+
+def test_a_line_that_is_being_written_is_not_there_yet(outbox: Outbox) -> None:
+    outbox.put(tag("a"))
+    with (outbox.folder / EVENTS).open("ab") as file:
+        file.write(b'{"event":"tags"')
+    assert told(outbox.folder) == ["a"]
+
+
+def test_what_a_kill_left_of_a_line_spoils_no_other(outbox: Outbox, tmp_path: Path) -> None:
+    outbox.put(tag("a"))
+    with (outbox.folder / EVENTS).open("ab") as file:
+        file.write(b'{"event":"tags"')
+    outbox.close(whole=False)
+    again = opened(tmp_path)
+    again.put(tag("b"))
+    again.close(whole=False)
+    assert told(outbox.folder) == ["a", None, "b"]
+
+
+def test_a_full_disk_is_said_so_and_spoils_no_other_line(outbox: Outbox, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patch:
+        write = os.write
+        patch.setattr(module.os, "write", lambda descriptor, line: write(descriptor, line[:10]))
+        with pytest.raises(OSError) as full:  # noqa: PT011 (its number is compared)
+            outbox.put(tag("a"))
+    outbox.put(tag("b"))
+    assert full.value.errno == errno.ENOSPC
+    assert told(outbox.folder) == [None, "b"]
+
+
+def test_an_unfinished_run_goes_on_in_its_outbox(outbox: Outbox, tmp_path: Path) -> None:
+    outbox.close(whole=False)
+    again = opened(tmp_path)
+    assert again.folder == outbox.folder
+    assert goes_on(again.folder)
+    again.close(whole=True)
+    assert not goes_on(again.folder)
+
+
+def test_a_finished_run_gives_the_next_one_another(outbox: Outbox, tmp_path: Path) -> None:
+    outbox.close(whole=True)
+    again = opened(tmp_path)
+    assert again.folder != outbox.folder
+    assert outboxes(tmp_path) == [outbox.folder, again.folder]
+    again.close(whole=True)
+
+
+def test_other_settings_are_another_run(outbox: Outbox, tmp_path: Path) -> None:
+    outbox.close(whole=False)
+    other = opened(tmp_path, asked="b" * 64)
+    assert read_target(other.folder).run != read_target(outbox.folder).run
+    other.close(whole=True)
+
+
+def test_a_second_process_at_the_same_run_joins_it_with_an_outbox_of_its_own(
+    outbox: Outbox, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "LOCK_WAIT_S", 0.0)
+    other = opened(tmp_path)
+    target = read_target(other.folder)
+    assert other.folder.name.startswith(f"{outbox.folder.name}.")
+    assert (target.run, target.joins) == (outbox.folder.name, True)
+    assert not read_target(outbox.folder).joins
+    other.close(whole=False)
+
+
+def test_the_target_names_the_server_and_what_it_is_about(tmp_path: Path) -> None:
+    found = opened(tmp_path, uri="http://mlflow:5000")
+    written = json.loads((found.folder / "target.json").read_text())
+    assert (written["name"], written["experiment"], written["uri"]) == ("demo", "models", "http://mlflow:5000")
+    assert written["run"] == found.folder.name
+    found.close(whole=True)
+
+
+def test_a_target_that_cannot_be_read_is_named(outbox: Outbox) -> None:
+    (outbox.folder / "target.json").write_text("{")
+    with pytest.raises(BadArtifact) as refused:
+        read_target(outbox.folder)
+    assert str(refused.value) == (
+        f"the outbox {outbox.folder} cannot be read (Input data was truncated); remove it: its run is not told"
+    )
+
+
+def test_kept_files_stay_as_they_were_when_the_artifact_gives_way(outbox: Outbox, tmp_path: Path) -> None:
+    artifact = tmp_path / "artifact"
+    artifact.mkdir()
+    (artifact / "receipt.json").write_text("old")
+    folder = outbox.keep({"evidence/receipt.json": artifact / "receipt.json"})
+    artifact.rename(tmp_path / "gone")
+    artifact.mkdir()
+    (artifact / "receipt.json").write_text("new")
+    assert (outbox.folder / folder / "evidence" / "receipt.json").read_text() == "old"
+    assert (outbox.folder / folder / "evidence" / "receipt.json").stat().st_nlink == 2
+
+
+def test_where_no_link_can_be_made_files_are_copied(
+    outbox: Outbox, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(errno.EXDEV, "another file system")
+
+    (tmp_path / "curve.png").write_bytes(b"a picture")
+    monkeypatch.setattr(Path, "hardlink_to", refuse)
+    folder = outbox.keep({"curve.png": tmp_path / "curve.png"})
+    assert (outbox.folder / folder / "curve.png").read_bytes() == b"a picture"
+
+
+def test_while_nobody_opens_one_who_would_waits(outbox: Outbox, tmp_path: Path) -> None:
+    began: list[Outbox] = []
+    other = threading.Thread(target=lambda: began.append(opened(tmp_path, asked="b" * 64)))
+    with while_nobody_opens(tmp_path / "outbox"):
+        other.start()
+        other.join(0.2)
+        assert other.is_alive()
+        assert outboxes(tmp_path) == [outbox.folder]
+    other.join(10)
+    assert outboxes(tmp_path) == [outbox.folder, began[0].folder]
+    began[0].close(whole=True)
+
+
+# -- other processes ---------------------------------------------------------------------------------------------------
+
+WRITER = """
+import sys
+from pathlib import Path
+from pipeline.events import Tags
+from pipeline.outbox import open_outbox
+found = open_outbox(Path(sys.argv[1]), name="demo", experiment="models", uri=None, asked="a" * 64)
+found.put(Tags(of="", values={"what": "alive"}))
+print(found.folder, flush=True)
+sys.stdin.read()
+"""
+
+
+@pytest.fixture
+def writer(tmp_path: Path) -> Iterator[Callable[[], "subprocess.Popen[str]"]]:
+    """Starts a process that has an outbox open until it is killed."""
+    started: list[subprocess.Popen[str]] = []
+
+    def start() -> "subprocess.Popen[str]":
+        pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+        process = subprocess.Popen([sys.executable, "-c", WRITER, str(tmp_path)], text=True, **pipes)
+        started.append(process)
+        return process
+
+    yield start
+    for process in started:
+        process.kill()
+        process.communicate()
+
+
+def test_who_writes_is_known_until_it_is_killed_and_what_it_said_is_kept(
+    writer: Callable[[], "subprocess.Popen[str]"], tmp_path: Path
+) -> None:
+    process = writer()
+    assert process.stdout is not None
+    folder = Path(process.stdout.readline().strip())
+    assert writer_is_alive(folder)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert not writer_is_alive(folder)
+    again = opened(tmp_path)
+    assert again.folder == folder
+    assert told(folder) == ["alive"]
+    again.close(whole=True)
+
+
+def test_an_outbox_that_was_closed_has_no_writer(outbox: Outbox) -> None:
+    assert writer_is_alive(outbox.folder)
+    outbox.close(whole=False)
+    assert not writer_is_alive(outbox.folder)
+
+
+def test_a_workspace_without_runs_has_no_outboxes(tmp_path: Path) -> None:
+    assert outboxes(tmp_path) == []
+    assert not writer_is_alive(tmp_path / "nothing")
+    assert list(lines_after(tmp_path / "nothing")) == []

@@ -1,0 +1,46 @@
+"""What a run takes of its machine, as MLflow's own monitor calls it."""
+
+import os
+import subprocess
+import sys
+from importlib import import_module
+from pathlib import Path
+
+import mlflow.system_metrics.metrics as theirs
+import pytest
+
+from pipeline.tracking.machine_use import MachineUse
+
+EATS = "eaten = b'x' * 200_000_000; print('full', flush=True); input()"
+
+
+def test_all_but_the_run_s_own_memory_is_called_as_mlflow_s_monitors_call_it() -> None:
+    modules = [import_module(f"{theirs.__name__}.{name}_monitor") for name in ("cpu", "disk", "network")]
+    said = "".join(Path(str(module.__file__)).read_text() for module in modules)
+    ours = {name.removeprefix("system/") for name in MachineUse(os.getpid()).look()}
+    assert {name for name in ours if f'"{name}"' not in said} == {"process_tree_memory_megabytes"}
+
+
+def test_children_count_and_are_gone_when_they_are_gone() -> None:
+    use = MachineUse(os.getpid())
+    before = use.look()["system/process_tree_memory_megabytes"]
+    with subprocess.Popen([sys.executable, "-c", EATS], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as child:
+        assert child.stdout is not None
+        child.stdout.readline()
+        during = use.look()["system/process_tree_memory_megabytes"]
+        child.kill()
+    assert during > before + 190
+    assert use.look()["system/process_tree_memory_megabytes"] < before + 150
+
+
+def test_shares_are_shares() -> None:
+    found = MachineUse(os.getpid()).look()
+    for name in ("cpu_utilization_percentage", "system_memory_usage_percentage", "disk_usage_percentage"):
+        assert 0 <= found[f"system/{name}"] <= 100
+    assert found["system/network_receive_megabytes"] >= 0
+
+
+def test_a_process_that_has_ended_takes_nothing() -> None:
+    with subprocess.Popen([sys.executable, "-c", ""]) as child:
+        use = MachineUse(child.pid)
+    assert use.look()["system/process_tree_memory_megabytes"] == pytest.approx(0.0)
