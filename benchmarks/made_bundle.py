@@ -60,6 +60,7 @@ def facts_without_a_run(bundle: Bundle, name: str) -> dict[str, Any]:
     licence = {"name": UNKNOWN}
     return {
         "name": name,
+        "alias": "champion",
         "variant": bundle.spec.name,
         "digest": bundle.digest,
         "spec": msgspec.to_builtins(bundle.spec),

@@ -238,6 +238,8 @@ def main() -> None:
     if crowd:
         screen.print(f"{asked.at_once} registrations at once, at {crowd['registry']}: {crowd}", markup=False)
     print(msgspec.json.encode(short).decode())
+    if crowd and any(crowd[fault] for fault in ("failed", "lost", "incomplete", "surplus")):
+        sys.exit(1)
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass, replace
 from typing import Final
 
-from pipeline.errors import BadRequest
+from pipeline.errors import BadRequest, Transient
 from pipeline.ledger import Action
 from pipeline.naming import CHAMPION
 
@@ -24,6 +24,10 @@ class Move:
     why: str
     who: str
     action: Action = "promote"
+
+
+class Overtaken(Transient):
+    """Another author moved the same alias first; this one moved nothing."""
 
 
 @dataclass(frozen=True)

@@ -25,7 +25,7 @@ from pipeline.kept_ledger import (
     restless,
 )
 from pipeline.ledger import Chain, Entry, entry_hash
-from pipeline.moves import Move, Moved, checked
+from pipeline.moves import Move, Moved, Overtaken, checked
 from pipeline.naming import CHAMPION
 from pipeline.tracking.marks import point_alias, tag_model, tag_version
 from serving.signatures import FILES_TAG
@@ -82,9 +82,8 @@ def settled(client: Any, name: str, *, mine: str | None = None) -> Settled:
     """`settle`, and what the model is like then: aliases are written as the ledger says until it has not grown
     meanwhile, so that an author who is slow cannot move one back.
 
-    Every alias is written before an end that covers its entry, so an end says which moves were completed: those that
-    the first one read here covers. Where an end is missing, the ledger does not know the last move, and nothing is
-    written but the alias that the caller has just moved (`mine`).
+    Every alias is written before an end that covers its entry, so the first end read here says which moves were
+    completed. Where an end is missing, nothing is written but by a caller who has just moved the alias `mine`.
     """
     since: str | None = None
     ours: set[tuple[str, str]] = set()
@@ -193,7 +192,7 @@ def _require_unmoved(now: Chain, known: tuple[int, Entry] | None, number: int, *
     since = [each for each in now.valid(alias) if known is None or each[0] > known[0]]
     if since:
         first, entry = since[0]
-        raise Transient(
+        raise Overtaken(
             f"{entry.who} moved @{alias} of {name} to {entry.to} first (entry {first}), so entry {number} is void and "
             f"moved nothing; look at `retort history {name}` and run again"
         )

@@ -13,11 +13,12 @@ import msgspec
 
 from pipeline import challenge, evidence, kept_ledger, promotion
 from pipeline.artifact import Artifact
-from pipeline.challenge import Decision, Standing
+from pipeline.card import CARD, card_head
+from pipeline.challenge import Decision, Standing, Wanted
 from pipeline.champion import Champion, Named
-from pipeline.errors import BadArtifact
+from pipeline.errors import BadArtifact, BadRequest
 from pipeline.gates import Verdict
-from pipeline.moves import MAX_WHY, Move
+from pipeline.moves import MAX_WHY, Move, Overtaken
 from pipeline.naming import BENCHMARK
 from pipeline.tracking import versions
 from pipeline.tracking.client import default_uri, talking_to
@@ -147,7 +148,7 @@ class _Desk:
     def settle(self, client: Any) -> Decision:
         """Make the moves that are wanted, one after the other, until none is."""
         told = ""  # shorter than what the ledger keeps
-        while True:
+        for _ in range(kept_ledger.TRIES):
             standing = self.look(client)
             decision = self.decide(standing)
             if not decision.wanted:
@@ -155,9 +156,20 @@ class _Desk:
             told, wanted = decision.why, decision.wanted[0]
             if wanted.alias == self.config.alias:
                 self.require_unmoved(standing)
-            assert standing.mine is not None
-            who, why = f"retort run, step {self.tools.key}", shortened(wanted.why)
+            self._move(client, wanted, standing)
+        raise kept_ledger.restless(self.config.name)
+
+    def _move(self, client: Any, wanted: Wanted, standing: Standing) -> None:
+        """Make a move, unless somebody else was at this alias meanwhile: then another look is to be taken."""
+        assert standing.mine is not None
+        who, why = f"retort run, step {self.tools.key}", shortened(wanted.why)
+        try:
             promotion.move(client, self.config.name, Move(wanted.alias, standing.mine, why, who))
+        except Overtaken:
+            return
+        except BadRequest:  # a person gave this very version the alias, or something is wrong
+            if wanted.alias not in self.look(client).given:
+                raise
 
     def outcome(self, client: Any, decision: Decision, version: str, *, new: bool) -> Outcome:
         """The facts of the stage."""
@@ -207,7 +219,7 @@ def _make(desk: _Desk, *, label: str, out: Path) -> str:
             tags=evidence.tags_of(artifacts, desk.verdict, folder / "bundle"),
             experiment=config.name,
             run_id=None if tools.outbox is None else parent_run_id(tools.outbox),
-            description=(folder / "README.md").read_text(encoding="utf-8"),
+            description=card_head((folder / CARD).read_text(encoding="utf-8")),
         )
         made = register(offer, uri=desk.uri, workspace=tools.workspace)
         bar.advance()

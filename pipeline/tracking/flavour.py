@@ -11,10 +11,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
-import serving
 from pipeline.errors import BadRequest
+from serving import pyfunc
 from serving.bundle import Bundle, ServingSpec
-from serving.pyfunc import COLUMNS
 
 DATA: Final = "bundle"
 CODE: Final = "code"
@@ -98,7 +97,7 @@ def _outputs(spec: ServingSpec) -> list[Any]:
 def _example(bundle: Bundle) -> dict[str, Any]:
     """Golden inputs, which the bundle carries already, as a frame that MLflow writes by `split`."""
     return {
-        "columns": list(COLUMNS[: bundle.spec.texts_per_item]),
+        "columns": list(pyfunc.COLUMNS[: bundle.spec.texts_per_item]),
         "data": [list(item) for item in bundle.golden.items[:EXAMPLES]],
     }
 
@@ -128,7 +127,7 @@ def _write_environment(folder: Path, *, python: str, needed: list[str]) -> None:
 def _copy_code(folder: Path) -> None:
     """The serving package's sources. Where Python would keep bytecode beside them there is a file already: MLflow loads
     a version out of a local store itself, and what it left there would be no part of the version, and would be run."""
-    source = Path(str(serving.__file__)).parent
+    source = Path(str(pyfunc.__file__)).parent
     for path in sorted(source.rglob("*.py")):
         copy = folder / "serving" / path.relative_to(source)
         copy.parent.mkdir(parents=True, exist_ok=True)

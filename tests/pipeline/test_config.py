@@ -280,6 +280,12 @@ def test_a_gate_that_cannot_be_read_is_refused_with_the_grammar(path: Path) -> N
     assert lines[-1].lstrip() == "example:  accuracy >= 0.95 * teacher with confidence (given: ['accuracy is high'])"
 
 
+def test_a_password_in_a_wrong_value_is_not_repeated(path: Path) -> None:
+    told = refused(path, "register.tracking_uri=postgresql://ann:s3cret@ss@db/mlflow")
+    assert told.endswith("(for a database, its driver's own variables) (given: 'postgresql://db/mlflow')")
+    assert "s3cret" not in told
+
+
 def test_all_mistakes_are_told_at_once(path: Path) -> None:
     lines = mistakes(
         path,

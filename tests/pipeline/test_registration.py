@@ -310,6 +310,42 @@ def test_a_first_champion_that_came_while_it_registered_is_not_overtaken_either(
     assert registry(workspace)["aliases"] == {"challenger": "2", "champion": "1"}
 
 
+def test_a_run_that_lost_the_race_for_challenger_makes_its_move_after_the_other_one(
+    first: RegisterRun, workspace: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first()
+    other, real = RegisterRun(workspace, bias=2.0, key="register-3"), promotion.add_entry
+
+    def overtaken(*args: Any, **kwargs: Any) -> int:
+        monkeypatch.setattr(promotion, "add_entry", real)
+        other("FAIL", "p95_ms 4 is not <= 3", champion=first.digest)
+        return real(*args, **kwargs)
+
+    monkeypatch.setattr(promotion, "add_entry", overtaken)
+    came = challenger(workspace)("FAIL", "p95_ms 5 is not <= 3", champion=first.digest)
+    assert came.registered is not None
+    assert came.registered.aliases == ("challenger",)
+    assert registry(workspace)["moves"] == [*FIRST_MOVES, ("challenger", "1", "3"), ("challenger", "3", "2")]
+
+
+def test_a_version_that_somebody_gave_the_alias_while_the_run_was_about_to_ends_it_well(
+    first: RegisterRun, workspace: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first()
+    real = promotion.move
+
+    def overtaken(client: Any, name: str, move: Move) -> Any:
+        monkeypatch.setattr(promotion, "move", real)
+        real(client, name, Move(move.alias, move.version, "looked at it", "ann"))
+        return real(client, name, move)
+
+    monkeypatch.setattr(promotion, "move", overtaken)
+    came = challenger(workspace)("FAIL", "p95_ms 4 is not <= 3", champion=first.digest)
+    assert came.registered is not None
+    assert came.registered.aliases == ("challenger",)
+    assert registry(workspace)["moves"] == [*FIRST_MOVES, ("challenger", "1", "2")]
+
+
 def test_an_alias_that_people_moved_past_the_ledger_is_not_moved_again(first: RegisterRun, workspace: Path) -> None:
     with pytest.MonkeyPatch.context() as patch:
         killing(patch, "pipeline.promotion.move", 1, after=False)

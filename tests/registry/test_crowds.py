@@ -1,6 +1,7 @@
 """Many at once: nothing is lost, nothing is half, nobody is told what is not so."""
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -8,7 +9,9 @@ from offers import faults_in, leftovers_in, offer_of, version_folder, versions_i
 from registries import Registry
 from registry.children import pool, register_in_child
 
-from pipeline.tracking.registering import KEY_TAG, Offer
+from benchmarks.crowd import all_at_once
+from pipeline.errors import Failure
+from pipeline.tracking.registering import KEY_TAG, Offer, register
 
 # Raised inside MLflow's own models of its tables.
 pytestmark = [pytest.mark.filterwarnings("ignore::DeprecationWarning:mlflow"), pytest.mark.timeout(300)]
@@ -25,12 +28,17 @@ def registered_at_once(offers: Sequence[Offer], registry: Registry, workspace: P
 def test_fifty_registrations_at_once_on_postgresql_lose_nothing(
     postgres_s3: Registry, workspace: Path, tmp_path: Path
 ) -> None:
-    """Of one model that nobody made before: all fight for its name, its experiment and the next number."""
+    """Begun at the same moment, of one model that nobody made before: all fight for its name, its experiment and the
+    next number."""
     folder = version_folder(tmp_path / "version")
     offers = [offer_of(folder, name="crowd", key=f"register-{number}") for number in range(REGISTRATIONS)]
 
-    told = registered_at_once(offers, postgres_s3, workspace)
+    answers = all_at_once(
+        [partial(register, offer, uri=postgres_s3.uri, workspace=workspace) for offer in offers], expected=Failure
+    )
 
+    assert [answer.failed for answer in answers if answer.failed] == []
+    told = [answer.value.version for answer in answers if answer.value]
     kept = {version.tags[KEY_TAG]: str(version.version) for version in versions_in(postgres_s3, "crowd")}
     assert kept == dict(zip((offer.key for offer in offers), told, strict=True))
     assert sorted(map(int, kept.values())) == list(range(1, REGISTRATIONS + 1))
