@@ -1,7 +1,6 @@
 """Against a real MLflow sqlite store. Its migration takes seconds: one store is shared, each test has its own model."""
 
 import hashlib
-from collections.abc import Iterator
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -29,21 +28,10 @@ from pipeline.kept_ledger import (
     receipts_of,
 )
 from pipeline.ledger import chain, entry_hash, entry_text
-from pipeline.tracking.client import default_uri, talking_to
+from pipeline.tracking.client import default_uri
 from pipeline.tracking.registering import register
 from pipeline.tracking.versions import Version, versions_of
 from serving.signatures import FILES, FILES_TAG, files_listing
-
-
-@pytest.fixture(scope="module")
-def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("registry")
-
-
-@pytest.fixture(scope="module")
-def client(root: Path) -> Iterator[Any]:
-    with talking_to(default_uri(root)) as found:
-        yield found
 
 
 @pytest.fixture(scope="module")

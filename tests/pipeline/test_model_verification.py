@@ -1,7 +1,6 @@
 """`retort verify NAME` against a real MLflow sqlite store, shared, each test with its own model: tampering is found,
 and nothing is repaired but what an interruption left."""
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,24 +15,13 @@ from pipeline.kept_ledger import HEAD_TAG, NoSuchModel, read_chain
 from pipeline.model_verification import Findings, verify_model
 from pipeline.promotion import rollback
 from pipeline.signing import sign
-from pipeline.tracking.client import default_uri, talking_to
+from pipeline.tracking.client import default_uri
 from pipeline.tracking.registering import register
 from serving.bundle import Bundle
 from serving.registry import DIGEST_TAG
 from serving.signatures import FILES_TAG
 
 AGAIN = "fetch the version again, or register it again"
-
-
-@pytest.fixture(scope="module")
-def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("registry")
-
-
-@pytest.fixture(scope="module")
-def client(root: Path) -> Iterator[Any]:
-    with talking_to(default_uri(root)) as found:
-        yield found
 
 
 @pytest.fixture(scope="module")

@@ -2,7 +2,6 @@
 and the JSON. One sqlite registry is shared, as its migration takes seconds; each test has its own model."""
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,20 +12,14 @@ from ledgers import make_old_versions, moved, named
 
 from pipeline.kept_ledger import read_chain
 from pipeline.moves import this_user
-from pipeline.tracking.client import default_uri, talking_to
+from pipeline.tracking.client import default_uri
 
 WHY = ("--why", "it is better")
 
 
 @pytest.fixture(scope="module")
-def workspace(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("workspace")
-
-
-@pytest.fixture(scope="module")
-def client(workspace: Path) -> Iterator[Any]:
-    with talking_to(default_uri(workspace)) as found:
-        yield found
+def workspace(root: Path) -> Path:
+    return root
 
 
 @pytest.fixture
