@@ -26,15 +26,15 @@ def offer(tmp_path: Path) -> Offer:
 
 
 def test_registered_bytes_are_fetched_by_the_server_and_by_mlflow_itself(
-    registry: Registry, offer: Offer, workspace: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    registry: Registry, offer: Offer, workspace: Path, tmp_path: Path
 ) -> None:
     from mlflow.artifacts import download_artifacts
 
     found = register(offer, uri=registry.uri, workspace=workspace)
 
     resolved = resolve(found.model_uri, tracking_uri=registry.uri, cache=tmp_path / "cache")
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", registry.uri)
-    fetched = Path(download_artifacts(found.model_uri, dst_path=str(tmp_path / "fetched")))
+    where = {"tracking_uri": registry.uri, "registry_uri": registry.uri}  # whatever a test before set for the process
+    fetched = Path(download_artifacts(found.model_uri, dst_path=str(tmp_path / "fetched"), **where))
     assert (resolved.version, resolved.digest) == (found.version, offer.tags[DIGEST_TAG])
     assert bytes_of(resolved.path) == bytes_of(offer.folder / "bundle")
     assert bytes_of(fetched) == bytes_of(offer.folder)
