@@ -26,18 +26,29 @@ def offer(tmp_path: Path) -> Offer:
 
 
 def test_registered_bytes_are_fetched_by_the_server_and_by_mlflow_itself(
-    registry: Registry, offer: Offer, workspace: Path, tmp_path: Path
+    registry: Registry, offer: Offer, workspace: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from mlflow.artifacts import download_artifacts
 
     found = register(offer, uri=registry.uri, workspace=workspace)
 
     resolved = resolve(found.model_uri, tracking_uri=registry.uri, cache=tmp_path / "cache")
-    where = {"tracking_uri": registry.uri, "registry_uri": registry.uri}  # whatever a test before set for the process
-    fetched = Path(download_artifacts(found.model_uri, dst_path=str(tmp_path / "fetched"), **where))
+    as_a_user_has_it(registry.uri, monkeypatch)
+    fetched = Path(download_artifacts(found.model_uri, dst_path=str(tmp_path / "fetched")))
     assert (resolved.version, resolved.digest) == (found.version, offer.tags[DIGEST_TAG])
     assert bytes_of(resolved.path) == bytes_of(offer.folder / "bundle")
     assert bytes_of(fetched) == bytes_of(offer.folder)
+
+
+def as_a_user_has_it(uri: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The registry in the environment, and nothing that a test before may have set for the process."""
+    from mlflow.tracking._model_registry import utils as registry_utils
+    from mlflow.tracking._tracking_service import utils as tracking_utils
+
+    monkeypatch.setattr(tracking_utils, "_tracking_uri", None)
+    monkeypatch.setattr(registry_utils, "_registry_uri", None)
+    monkeypatch.delenv("MLFLOW_REGISTRY_URI", raising=False)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
 
 
 def test_a_version_says_where_it_came_from_and_has_no_alias(registry: Registry, offer: Offer, workspace: Path) -> None:
