@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from pipeline.commands import add_commands
-from pipeline.commands.options import WORKSPACE, Configs, Key, Root, Settings, StoreUrl, echo
+from pipeline.commands.options import WORKSPACE, Configs, Key, Root, Settings, StoreUrl, TrackingUri, echo
 from pipeline.exits import end_by_verdict, exit_code_of
 
 if TYPE_CHECKING:
@@ -24,6 +24,22 @@ app = typer.Typer(
     add_completion=False,
     rich_markup_mode=None,
 )
+
+
+# What an option is where it is not given: the first of these variables that is set.
+ENVIRONMENT = {
+    "workspace": ("RETORT_WORKSPACE",),
+    "store": ("RETORT_STORE",),
+    "tracking_uri": ("MLFLOW_TRACKING_URI",),
+    "who": ("RETORT_WHO", "GITHUB_ACTOR"),
+}
+
+
+@app.callback()
+def _take_environment(context: typer.Context) -> None:
+    found = {name: next(filter(None, map(os.environ.get, names)), None) for name, names in ENVIRONMENT.items()}
+    told = {name: value for name, value in found.items() if value is not None}
+    context.default_map = dict.fromkeys(getattr(context.command, "commands", ()), told)
 
 
 def _runs(
@@ -175,9 +191,7 @@ def serve(
     settings: Settings = None,
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="Port to listen on; 0 takes a free one and prints it.")] = 8080,
-    tracking_uri: Annotated[
-        str | None, typer.Option(envvar="MLFLOW_TRACKING_URI", help="The registry; default: the workspace's own.")
-    ] = None,
+    tracking_uri: TrackingUri = None,
     threads: Annotated[int | None, typer.Option(help="Of one inference; default: what the cgroup allows.")] = None,
     queue: Annotated[int, typer.Option(min=1, help="Requests that may wait; more are answered 503.")] = 64,
     drain_s: Annotated[float, typer.Option(min=0, help="Seconds to serve on after SIGTERM (Kubernetes: 15).")] = 0.0,

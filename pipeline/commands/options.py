@@ -13,20 +13,20 @@ Settings = Annotated[
 ]
 Root = Annotated[
     Path,
-    typer.Option("--workspace", envvar="RETORT_WORKSPACE", help="Where artifacts, runs and the default MLflow live."),
+    typer.Option("--workspace", help="Where artifacts, runs and the default MLflow live; else RETORT_WORKSPACE."),
 ]
 StoreUrl = Annotated[
     str | None,
-    typer.Option("--store", envvar="RETORT_STORE", help="Share artifacts through an fsspec URL (s3://, gs://)."),
+    typer.Option("--store", help="Share artifacts through an fsspec URL (s3://, gs://); else RETORT_STORE."),
 ]
 TrackingUri = Annotated[
     str | None,
-    typer.Option("--tracking-uri", envvar="MLFLOW_TRACKING_URI", help="The registry; default: the workspace's own."),
+    typer.Option("--tracking-uri", help="The registry; else MLFLOW_TRACKING_URI, else the workspace's own."),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print the line of JSON alone.")]
 Who = Annotated[
     str | None,
-    typer.Option("--who", envvar=["RETORT_WHO", "GITHUB_ACTOR"], help="Who moves it; default: this machine's user."),
+    typer.Option("--who", help="Who moves it; else RETORT_WHO, GITHUB_ACTOR, this machine's user."),
 ]
 Key = Annotated[
     Path | None, typer.Option("--key", metavar="FILE", help="A public key (PEM): what its owner signed alone will do.")
