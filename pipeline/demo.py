@@ -10,7 +10,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import msgspec
 
@@ -26,9 +26,24 @@ from pipeline.workspace import Workspace
 from serving.bundle import TaskKind
 from serving.schema import ROUTES
 
+if TYPE_CHECKING:
+    import httpx
+
 REQUESTS = 12
 START_TIMEOUT_S = 60.0
 STOP_TIMEOUT_S = 60.0
+ANSWER_TIMEOUT_S = 10.0
+
+
+class _Model(msgspec.Struct, frozen=True):
+    digest: str
+
+
+class _Answer(msgspec.Struct, frozen=True):
+    """What is read of an answer; `results` are one a text."""
+
+    model: _Model
+    results: Annotated[list[dict[str, Any]], msgspec.Meta(min_length=1)]
 
 
 def demo(path: Path, *, workspace: Path, settings: Sequence[str] = ()) -> tuple[dict[str, Any], dict[str, Artifact]]:
@@ -70,7 +85,8 @@ def _serve_champion(config: RunConfig, place: Workspace, reporter: Console, regi
         )
     with serving(champion.source, workspace=place.root, tracking_uri=uri) as url:
         reporter.line(f"serving {champion.source} on {url}")
-        answered = _ask(url, texts, reporter, digest=digest, task=config.task.kind)
+        log = _log_in(place.root)
+        answered = _ask(url, texts, reporter, digest=digest, task=config.task.kind, log=log)
     reporter.line("server stopped")
     return answered
 
@@ -79,10 +95,10 @@ def _serve_champion(config: RunConfig, place: Workspace, reporter: Console, regi
 def serving(source: str, *, workspace: Path, tracking_uri: str) -> Iterator[str]:
     """`python -m serving` in a process of its own on a free port: yields its URL once it is ready, stops it by SIGTERM.
 
-    Raises Transient when it is not ready in time or does not end with 0.
+    Raises Transient when it is not ready in time, does not stop in time, or does not end with 0.
     """
     command = [sys.executable, "-m", "serving", source, "--port", "0", "--tracking-uri", tracking_uri]
-    log = workspace / "cache" / "server.log"
+    log = _log_in(workspace)
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("wb") as errors:
         server = subprocess.Popen(
@@ -94,13 +110,25 @@ def serving(source: str, *, workspace: Path, tracking_uri: str) -> Iterator[str]
             url = _address(server, log)
             giving_up.cancel()
             yield url
-            server.send_signal(signal.SIGTERM)
-            if server.wait(timeout=STOP_TIMEOUT_S) != 0:
-                raise Transient(f"the server ended with {server.returncode} after SIGTERM; its log is {log}")
+            _stop(server, log)
         finally:
             giving_up.cancel()
             server.kill()
             server.wait()
+
+
+def _log_in(workspace: Path) -> Path:
+    return workspace / "cache" / "server.log"
+
+
+def _stop(server: "subprocess.Popen[str]", log: Path) -> None:
+    server.send_signal(signal.SIGTERM)
+    try:
+        code = server.wait(timeout=STOP_TIMEOUT_S)
+    except subprocess.TimeoutExpired:
+        raise Transient(f"the server did not stop within {STOP_TIMEOUT_S:g} s of SIGTERM; its log is {log}") from None
+    if code != 0:
+        raise Transient(f"the server ended with {code} after SIGTERM; its log is {log}")
 
 
 def _address(server: "subprocess.Popen[str]", log: Path) -> str:
@@ -122,23 +150,46 @@ def _real_texts(config: RunConfig, place: Workspace) -> list[tuple[str, ...]]:
     return list(data.dev.items[::step][:REQUESTS])
 
 
-def _ask(url: str, texts: Sequence[tuple[str, ...]], reporter: Console, *, digest: str, task: TaskKind) -> int:
+def _ask(
+    url: str, texts: Sequence[tuple[str, ...]], reporter: Console, *, digest: str, task: TaskKind, log: Path
+) -> int:
     """Ask each text over HTTP, check that the champion answers, print what came back, and count."""
     import httpx
 
     answered, route = 0, ROUTES[task]
-    with httpx.Client(base_url=url, timeout=10.0) as client:
+    with httpx.Client(base_url=url, timeout=ANSWER_TIMEOUT_S) as client:
         for item in texts:
-            body = {"texts": [item[0] if len(item) == 1 else list(item)]}
-            response = client.post(route, json=body)
-            if response.status_code != httpx.codes.OK:
-                raise Transient(f"POST {url}{route} answered {response.status_code}: {response.text[:200]}")
-            if (other := response.json()["model"]["digest"]) != digest:
+            answer, timing = _answer(client, route, item, log=log)
+            if (other := answer.model.digest) != digest:
                 raise BadArtifact(f"the server answers with {other[:12]}, not with the champion {digest[:12]}")
             answered += 1
-            result = response.json()["results"][0]
-            reporter.line(f"  {item[0][:90]!r} -> {told(result)}   [{response.headers.get('server-timing', '')}]")
+            reporter.line(f"  {item[0][:90]!r} -> {told(answer.results[0])}   [{timing}]")
     return answered
+
+
+def _answer(client: "httpx.Client", route: str, item: tuple[str, ...], *, log: Path) -> tuple[_Answer, str]:
+    """The answer to one text, and what the server says of its time.
+
+    Raises Transient, which names the server's log, where there is none or it cannot be read.
+    """
+    import httpx
+
+    asked = f"POST {str(client.base_url).rstrip('/')}{route}"
+    try:
+        response = client.post(route, json={"texts": [item[0] if len(item) == 1 else list(item)]})
+    except httpx.HTTPError as error:
+        raise Transient(
+            f"{asked} got no answer ({type(error).__name__}: {error}); the server's log is {log}"
+        ) from error
+    if response.status_code != httpx.codes.OK:
+        said = f"{response.status_code}: {response.text[:200]}"
+        raise Transient(f"{asked} answered {said}; the server's log is {log}")
+    try:
+        answer = msgspec.json.decode(response.content, type=_Answer)
+    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+        said = f"{response.text[:200]!r} ({error})"
+        raise Transient(f"{asked} answered what cannot be read, {said}; the server's log is {log}") from error
+    return answer, response.headers.get("server-timing", "")
 
 
 def told(result: dict[str, Any]) -> str:

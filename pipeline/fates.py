@@ -16,7 +16,7 @@ from urllib.parse import unquote
 
 from pipeline.artifact import Artifact
 from pipeline.needs import DAY_S, Keep, Known, ago
-from pipeline.outbox import AREA, TARGET
+from pipeline.outbox_reading import AREA, TARGET
 from pipeline.tracking.sent import REFUSED, read_state, settled
 
 TRASH: Final = "trash"

@@ -8,6 +8,7 @@ grows. Nothing here talks to anyone, and handing over an event is one write.
         writer.lock                held while somebody may add events; the kernel frees it at a kill -9
         sent.json, refused.jsonl, sender.log      the sender's (tracking/sending.py)
     WORKSPACE/outbox/ASKED.open    under which UID an unfinished run of this very config goes on
+    WORKSPACE/outbox/measuring.lock, sending.lock    while one measures, no sender works (tracking/taking_turns.py)
 """
 
 import errno
@@ -17,36 +18,28 @@ import shutil
 import time
 import uuid
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from platform import node
 from typing import Any, Final
 
-import msgspec
-
 from pipeline.artifact import write_json
 from pipeline.data.digests import write_atomically
-from pipeline.errors import BadArtifact
 from pipeline.events import Event, line_of
+from pipeline.outbox_reading import (
+    AREA,
+    EVENTS,
+    TARGET,
+    Target,
+    goes_on,
+    pointer_of,
+    read_target,
+    unfinished,
+    writer_is_alive,
+)
 
-AREA: Final = "outbox"
-EVENTS, TARGET, FILES = "events.jsonl", "target.json", "files"
+FILES: Final = "files"
 LOCK_WAIT_S: Final = 1.0  # who only asks whether somebody writes holds the lock for microseconds
-
-
-class Target(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The run's uid and name, the experiment, and the server (None: the workspace's own registry; never a secret, those
-    are in the environment). `joins`: another process has the run, and ends it."""
-
-    run: str
-    name: str
-    experiment: str
-    uri: str | None
-    asked: str
-    host: str
-    made_at: int
-    joins: bool = False
-    schema: int = 1
 
 
 class Outbox:
@@ -56,8 +49,6 @@ class Outbox:
         self.folder, self._lock = folder, lock
         self.target = read_target(folder)
         self._events = os.open(folder / EVENTS, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
-        size = os.fstat(self._events).st_size
-        self._torn = size > 0 and os.pread(self._events, 1, size - 1) != b"\n"
 
     def put(self, event: Event) -> None:
         """Hand over an event.
@@ -65,37 +56,66 @@ class Outbox:
         Raises:
             OSError: the disk is full.
         """
-        line = line_of(event)
-        if self._torn:  # what a kill left of a line becomes a line of its own, which nobody can read
-            line = b"\n" + line
-        written = os.write(self._events, line)
-        self._torn = written < len(line)
-        if self._torn:
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self.folder / EVENTS))
+        append_line(self._events, line_of(event))
 
     def sync(self) -> None:
         """Have what was put survive a power cut as well."""
         os.fsync(self._events)
 
-    def keep(self, files: Mapping[str, Path]) -> str:
-        """Take files in, by the names they will have; the folder to name in an event. They are links: an artifact that
-        is measured again gives way to another, and what is told of it must not."""
+    def keep(self, files: Mapping[str, Path | bytes]) -> str:
+        """Take files, or what is to be in them, by the names they will have; the folder to name in an event. Files are
+        linked: an artifact that is measured again gives way to another, and what is told of it must not.
+
+        Raises:
+            OSError: the disk is full.
+        """
         folder = Path(FILES, uuid.uuid4().hex[:12])
         for name, source in files.items():
             place = self.folder / folder / name
             place.parent.mkdir(parents=True, exist_ok=True)
+            if isinstance(source, bytes):
+                place.write_bytes(source)
+                continue
             try:
                 place.hardlink_to(source)
             except OSError:  # another file system, or one without links
                 shutil.copyfile(source, place)
         return folder.as_posix()
 
+    def ends_the_run(self) -> bool:
+        """Whether the run's end is told here: where it was begun; of one that was joined, where it is unfinished and
+        who began it has ended."""
+        run = self.folder.parent / self.target.run
+        return not self.target.joins or (goes_on(run, self.target.asked) and not writer_is_alive(run))
+
     def close(self, *, whole: bool) -> None:
         """Let go; `whole`: all that was asked for is done, so that the same config begins another run next time."""
-        if whole:
-            _pointer(self.folder.parent, self.target.asked).unlink(missing_ok=True)
-        os.close(self._events)
-        os.close(self._lock)
+        try:
+            if whole:
+                self._finish()
+        finally:
+            os.close(self._events)
+            os.close(self._lock)
+
+    def _finish(self) -> None:
+        area, asked = self.folder.parent, self.target.asked
+        with while_nobody_opens(area):
+            if self.ends_the_run() and goes_on(area / self.target.run, asked):
+                pointer_of(area, asked).unlink()
+
+
+def append_line(descriptor: int, line: bytes) -> None:
+    """Add a line to events in one write; the descriptor is O_RDWR and O_APPEND. What a kill or a full disk left of
+    another line, whoever wrote it, becomes a line of its own, which nobody can read.
+
+    Raises:
+        OSError: the disk is full.
+    """
+    size = os.fstat(descriptor).st_size
+    if size > 0 and os.pread(descriptor, 1, size - 1) != b"\n":
+        line = b"\n" + line
+    if os.write(descriptor, line) < len(line):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
 def open_outbox(root: Path, *, name: str, experiment: str, uri: str | None, asked: str) -> Outbox:
@@ -105,17 +125,24 @@ def open_outbox(root: Path, *, name: str, experiment: str, uri: str | None, aske
     area.mkdir(parents=True, exist_ok=True)
     told = {"name": name, "experiment": experiment, "uri": uri, "asked": asked}
     with while_nobody_opens(area):
-        pointer = _pointer(area, asked)
-        left = pointer.read_text(encoding="utf-8").strip() if pointer.is_file() else ""
-        if left and (area / left / TARGET).is_file():
-            lock = _try_lock(area / left)
-            if lock is not None:
-                return Outbox(area / left, lock)
-            return _made(area / f"{left}.{uuid.uuid4().hex[:4]}", run=left, joins=True, **told)
+        left = unfinished(area, asked)
+        if left is not None:
+            joined = f"{left.name}.{uuid.uuid4().hex[:4]}"
+            return _opened(left) or _made(area / joined, run=left.name, joins=True, **told)
         run = f"{name}-{uuid.uuid4().hex[:12]}"
-        made = _made(area / run, run=run, **told)
-        write_atomically(pointer, run)
-        return made
+        write_atomically(pointer_of(area, asked), run)
+        return _made(area / run, run=run, **told)
+
+
+def reopen_outbox(root: Path, *, asked: str) -> Outbox | None:
+    """The outbox that an unfinished run of the same config left; None where there is none, or a process is at work on
+    that run."""
+    area = root / AREA
+    if unfinished(area, asked) is None:
+        return None
+    with while_nobody_opens(area):
+        left = unfinished(area, asked)
+        return None if left is None else _opened(left)
 
 
 @contextmanager
@@ -128,56 +155,24 @@ def while_nobody_opens(area: Path) -> Iterator[None]:
 
 def _made(folder: Path, **told: Any) -> Outbox:
     folder.mkdir()
-    write_json(folder / TARGET, Target(host=node(), made_at=time.time_ns() // 1_000_000, **told))
-    lock = _try_lock(folder)
-    assert lock is not None, "nobody knows of it yet"
-    return Outbox(folder, lock)
-
-
-def _pointer(area: Path, asked: str) -> Path:
-    return area / f"{asked[:32]}.open"
-
-
-def outboxes(root: Path) -> list[Path]:
-    """Every outbox of a workspace, the oldest first."""
-    found = [path.parent for path in (root / AREA).glob(f"*/{TARGET}")]
-    return sorted(found, key=lambda folder: (read_target(folder).made_at, folder.name))
-
-
-def goes_on(folder: Path) -> bool:
-    """Whether the next run of the same config would go on in this outbox: one that has not come to its end."""
-    pointer = _pointer(folder.parent, read_target(folder).asked)
-    return pointer.is_file() and pointer.read_text(encoding="utf-8").strip() == folder.name
-
-
-def read_target(folder: Path) -> Target:
-    """Whose outbox it is; BadArtifact where that cannot be read."""
-    path = folder / TARGET
     try:
-        return msgspec.json.decode(path.read_bytes(), type=Target)
-    except (OSError, msgspec.MsgspecError) as error:
-        raise BadArtifact(f"the outbox {folder} cannot be read ({error}); remove it: its run is not told") from error
+        write_json(folder / TARGET, Target(host=node(), made_at=time.time_ns() // 1_000_000, **told))
+        made = _opened(folder)
+    except OSError:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
+    assert made is not None, "nobody knows of it yet"
+    return made
 
 
-def lines_after(folder: Path, offset: int = 0) -> Iterator[tuple[bytes, int]]:
-    """Every whole line after `offset` bytes, and where it ends; what is being written, or was torn, is left out."""
-    with suppress(FileNotFoundError), (folder / EVENTS).open("rb") as file:
-        file.seek(offset)
-        for line in file:
-            if not line.endswith(b"\n"):
-                return
-            offset += len(line)
-            yield line, offset
-
-
-def writer_is_alive(folder: Path) -> bool:
-    """Whether a process may still add events."""
-    with suppress(FileNotFoundError), (folder / "writer.lock").open("rb") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return True
-    return False
+def _opened(folder: Path) -> Outbox | None:
+    """The outbox, or None where another process has it."""
+    lock = _try_lock(folder)
+    try:
+        return None if lock is None else Outbox(folder, lock)
+    except BaseException:
+        os.close(lock)  # type: ignore[arg-type]  # or this process would take itself for another
+        raise
 
 
 def _try_lock(folder: Path) -> int | None:

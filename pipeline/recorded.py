@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any, Final
 
 from pipeline.artifact import EVIDENCE, MANIFEST, Artifact
 from pipeline.build import ROOT, git_state
-from pipeline.events import PARENT, Closed, Data, Event, Files, Metrics, Opened, Params, Read, Tags, event_of
+from pipeline.events import PARENT, Closed, Data, Event, Files, Metrics, Opened, Params, Read, Tags
 from pipeline.naming import BENCHMARK
 from pipeline.origins import without_secrets
-from pipeline.outbox import lines_after
+from pipeline.sharing import shareable
 
 if TYPE_CHECKING:
     from pipeline.graph import Step
@@ -23,10 +23,6 @@ LOCK: Final = ROOT / "requirements" / "pipeline.txt"
 LINEAGE: Final = "retort.lineage."
 SHOWN_AT_TOP: Final = (MANIFEST, "receipt.json", "figures.json", "verdict.json")
 SIZES: Final = {"train_texts": "train", "dev_texts": "dev", "test_texts": "test"}
-
-
-Reached = dict[tuple[str, str, str], int]
-"""how far metrics have come: the last step by label, key and name"""
 
 
 def begun(step: "Step", key: str, digests: Mapping[str, str]) -> Iterator[Event]:
@@ -40,13 +36,15 @@ def sealed(
     artifact: Artifact,
     digests: Mapping[str, str],
     *,
-    keep: Callable[[Mapping[str, Path]], str],
+    keep: Callable[[Mapping[str, Path]], str | None],
     first: str,
 ) -> Iterator[Event]:
-    """A step is done: what people look at (in a folder that `keep` makes), what it read, its figures, and the tags that
-    announce them. The run itself has the data and figures too; those of the `first` target need no name."""
+    """A step is done: what people look at (in a folder that `keep` makes, where there is room), what it read, its
+    figures, and the tags that announce them. The run itself has the data and figures too; those of the `first` target
+    need no name."""
     facts, label = artifact.manifest.facts, step.label
-    yield Files(of=label, folder=keep(shown_files(artifact)), to="")
+    if folder := keep(shown_files(artifact)):
+        yield Files(of=label, folder=folder, to="")
     if data := data_of(step, digests, facts):
         yield Read(of=label, data=data)
         yield Read(of=PARENT, data=data)
@@ -54,43 +52,16 @@ def sealed(
         target = str(facts.get("target", ""))
         yield metrics(label, figures)
         yield metrics(PARENT, figures_of(facts, target="" if target == first else target))
-    yield Tags(of=label, values=sealed_tags(artifact) | verdict_tags(facts))
-    if verdict := verdict_tags(facts):
+    verdict = shareable(verdict_tags(facts))
+    yield Tags(of=label, values=sealed_tags(artifact) | verdict)
+    if verdict:
         yield Tags(of=PARENT, values=verdict)
     yield Closed(of=label, status="FINISHED")
-
-
-def shareable(value: Any) -> Any:
-    """Settings, however nested, without the secrets of the URLs in them: a server's readers may see all that it is
-    told."""
-    if isinstance(value, str):
-        return without_secrets(value)
-    if isinstance(value, Mapping):
-        return {name: shareable(each) for name, each in value.items()}
-    return [shareable(each) for each in value] if isinstance(value, list | tuple) else value
 
 
 def metrics(of: str, values: Mapping[str, float], *, step: int = 0) -> Metrics:
     """Numbers as an event; what is not finite becomes a word."""
     return Metrics(of=of, step=step, values={n: float(v) if isfinite(v) else str(v) for n, v in values.items()})
-
-
-def left_in(folder: Path) -> tuple[list[str], Reached]:
-    """Of an outbox that goes on: what was opened and not closed, and how far the metrics of each step had come. What is
-    trained again from a checkpoint gives the same numbers, which are not told twice."""
-    opened: dict[str, str] = {}
-    reached: Reached = {}
-    for line, _ in lines_after(folder):
-        event = event_of(line)
-        if isinstance(event, Opened):
-            opened[event.of] = event.key
-        elif isinstance(event, Closed):
-            opened.pop(event.of, None)
-        elif isinstance(event, Metrics) and event.of != PARENT:
-            for name in event.values:
-                place = (event.of, opened.get(event.of, ""), name)
-                reached[place] = max(event.step, reached.get(place, -1))
-    return list(opened), reached
 
 
 def origin_tags() -> dict[str, str]:

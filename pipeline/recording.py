@@ -4,30 +4,30 @@ sends them. Nothing here waits for a network, but for a bounded while when the r
 The outbox is opened when the first step begins: a run with nothing to do records nothing.
 """
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, Final
 
 from pipeline.artifact import Artifact
 from pipeline.data.digests import json_digest
 from pipeline.errors import Failure
-from pipeline.events import PARENT, Closed, Event, Files, Opened, Params, Tags
-from pipeline.naming import BENCHMARK
-from pipeline.outbox import Outbox, open_outbox
+from pipeline.events import PARENT, Closed, Tags
+from pipeline.outbox import open_outbox, reopen_outbox
+from pipeline.outbox_session import TROUBLE, OutboxSession
 from pipeline.progress import MEASURE_END, MEASURE_START, Reporter
-from pipeline.recorded import LINEAGE, Reached, begun, left_in, metrics, origin_tags, sealed, shareable
-from pipeline.telling import write_told
+from pipeline.recorded import begun, sealed
+from pipeline.recorded_run import KILLED, Done, end_of, lineage, measured, opening, pages, steps_of, unsaid
+from pipeline.sharing import shareable
+from pipeline.told_before import FINISHED, STEPS
 from pipeline.tracking.sender_process import SenderProcess
-from pipeline.tracking.sent import LOG, REFUSED, read_state, waiting
 
 if TYPE_CHECKING:
     from pipeline.graph import Step
 
 END_WAIT_S: Final = 15.0
 INTERRUPTED_WAIT_S: Final = 5.0  # who presses ctrl-C wants it to end
-REGISTER: Final = "register"
 
 
 @dataclass(frozen=True)
@@ -43,28 +43,25 @@ class Asked:
     first: str
     labels: Sequence[str]
 
-
-@dataclass
-class _Session:
-    """The outbox, its sender, the steps that are under way with their keys, those that were sealed, and how far metrics
-    had come before."""
-
-    outbox: Outbox
-    sender: SenderProcess
-    running: dict[str, str] = field(default_factory=dict)
-    sealed: dict[str, Artifact] = field(default_factory=dict)
-    reached: Reached = field(default_factory=dict)
+    @property
+    def digest(self) -> str:
+        """What a run that goes on is found by."""
+        return json_digest([self.name, self.config])
 
 
 class Recorder:
-    """A Reporter that hands on to another, and records. For a `with`: its end is the run's."""
+    """A Reporter that hands on to another, and records. For a `with`: its end is the run's.
+
+    As a record it raises nothing: what cannot be told is said in a line, and the run ends as it would without.
+    """
 
     def __init__(
         self, reporter: Reporter, asked: Asked, *, start: Callable[[Path], SenderProcess] = SenderProcess
     ) -> None:
         self._reporter, self._asked, self._start = reporter, asked, start
-        self._session: _Session | None = None
-        self._lineage: dict[str, str] = {}
+        self._session: OutboxSession | None = None
+        self._done: dict[str, Done] = {}
+        self._said_untold = False
 
     # -- as a Reporter -------------------------------------------------------------------------------------------------
 
@@ -83,53 +80,52 @@ class Recorder:
     def event(self, kind: str, **fields: Any) -> None:
         """An event for machines; while times are measured the sender sleeps."""
         session = self._session
-        if session is not None and kind == MEASURE_START and not session.sender.rest():
+        if session is not None and kind == MEASURE_START and not session.rest():
             self.line("tracking: the process that sends this run is still at work, and may disturb what is measured")
         self._reporter.event(kind, **fields)
         if session is not None and kind == MEASURE_END:
-            session.sender.go()
+            session.go()
 
     def metrics(self, part: str, *, step: int, values: Mapping[str, float]) -> None:
         """Numbers of a step of training, of the step of the run that is under way: one write, and no more."""
-        session = self._session
-        if session is None:
-            return
-        label = _label_of(part, session.running)
-        new = {name: value for name, value in values.items() if name != "step"}
-        if reached := session.reached:
-            of = (label, session.running.get(label, ""))
-            new = {name: value for name, value in new.items() if step > reached.get((*of, name), -1)}
-        if new:
-            session.outbox.put(metrics(label, new, step=step))
+        if self._session is not None:
+            self._session.metrics(part, step=step, values=values)
 
     # -- as a Record ---------------------------------------------------------------------------------------------------
 
     @property
     def outbox(self) -> Path | None:
         """Where the events lie; None before the first step begins."""
-        return None if self._session is None else self._session.outbox.folder
+        return None if self._session is None else self._session.folder
 
     def started(self, step: "Step", key: str, digests: Mapping[str, str]) -> None:
         """A step begins."""
-        session = self._session or self._open()
-        session.running[step.label] = key
-        self._put(*begun(step, key, digests))
-        session.outbox.sync()
+        with self._going_on():
+            session = self._session or self._open()
+            session.begin(step.label, key)
+            session.put(*begun(step, key, digests))
+            session.sync()
 
     def sealed(self, step: "Step", artifact: Artifact, digests: Mapping[str, str]) -> None:
         """A step is done: what people look at, what it read, what came out."""
         session = self._session
-        assert session is not None, "it was started"
-        session.sealed[step.label] = artifact
-        session.running.pop(step.label, None)
-        self._put(*sealed(step, artifact, digests, keep=session.outbox.keep, first=self._asked.first))
-        session.outbox.sync()
+        if session is None:  # which was said
+            return
+        with self._going_on():
+            if step.label not in session.running:  # no outbox could be opened by then
+                session.put(*begun(step, artifact.manifest.key, digests))
+            self._tell_sealed(session, Done(step, artifact, digests))
 
-    def done(self, label: str, artifact: Artifact) -> None:
+    def done(self, step: "Step", artifact: Artifact, digests: Mapping[str, str]) -> None:
         """A step's artifact is there, made now or before."""
-        self._lineage[f"{LINEAGE}{label}"] = artifact.digest
-        if self._session is not None:
-            self._put(Tags(of=PARENT, values={f"{LINEAGE}{label}": artifact.digest}))
+        done = self._done[step.label] = Done(step, artifact, digests)
+        session = self._session
+        if session is None:
+            return
+        with self._going_on():
+            if session.lacks(step.label, artifact):
+                self._tell_sealed(session, done)
+            session.put(Tags(of=PARENT, values=lineage({step.label: done})))
 
     # -- as a `with` ---------------------------------------------------------------------------------------------------
 
@@ -137,87 +133,111 @@ class Recorder:
         return self
 
     def __exit__(self, *raised: Any) -> None:
-        """End the run and wait, for a while, until that is sent."""
+        """End the run and wait, for a while, until that is sent. Where nothing was executed, what an earlier process
+        was killed before it could say of this run is said now."""
+        kind, error, _ = raised
+        status, whole = _status(kind), False
+        with self._going_on():
+            if self._session is None and error is None:
+                status = self._go_on_with_what_was_left()
         session = self._session
         if session is None:
             return
-        kind, error, _ = raised
-        status, whole = _status(kind), kind is None and len(self._lineage) == len(self._asked.labels)
         try:
-            self._close(session, status, error)
-        finally:  # also where the disk is full
+            with self._going_on():
+                whole = self._close(session, status, error)
+        finally:
             self._session = None
-            code = session.sender.end(INTERRUPTED_WAIT_S if status == "KILLED" else END_WAIT_S)
-            session.outbox.close(whole=whole)
-            self._tell_what_is_left(session.outbox.folder, code)
+            session.end(INTERRUPTED_WAIT_S if status == KILLED else END_WAIT_S, whole=whole)
 
-    def _open(self) -> _Session:
+    @contextmanager
+    def _going_on(self) -> Iterator[None]:
+        """For a `with`: what cannot be told is said once, and stops nothing."""
+        try:
+            yield
+        except TROUBLE as error:
+            if self._session is not None:
+                self._session.trouble(error)
+            elif not self._said_untold:
+                self._said_untold = True
+                self.line(f"tracking: this run is not told to its tracking server ({error}); it goes on")
+
+    def _open(self) -> OutboxSession:
+        """The session of a run that executes something."""
         asked = self._asked
         outbox = open_outbox(
-            asked.root,
-            name=asked.name,
-            experiment=asked.experiment,
-            uri=asked.uri,
-            asked=json_digest([asked.name, asked.config]),
+            asked.root, name=asked.name, experiment=asked.experiment, uri=asked.uri, asked=asked.digest
         )
-        left, reached = left_in(outbox.folder)
-        self._session = session = _Session(outbox, self._start(outbox.folder), reached=reached)
-        self._put(
-            *(Closed(of=label, status="KILLED") for label in left if label != PARENT),
-            Opened(of=PARENT, name=asked.name, tags=origin_tags() | {"retort.name": asked.name} | self._lineage),
-            Params(of=PARENT, values=shareable(asked.config)),
-        )
+        self._session = session = OutboxSession(outbox, self.line)
+        self._begin(session, anew=True)
         return session
 
-    def _close(self, session: _Session, status: str, error: BaseException | None) -> None:
+    def _go_on_with_what_was_left(self) -> str:
+        """Open the outbox that a run of this config left, where it lacks anything; how the run ends."""
+        outbox = reopen_outbox(self._asked.root, asked=self._asked.digest)
+        if outbox is None:
+            return FINISHED
+        session = OutboxSession(outbox, self.line)
+        before = session.before
+        end = end_of(before, self._done, self._asked.labels)
+        if end is None:
+            session.close(whole=self._is_whole())
+            return FINISHED
+        late = (before.sealed_at(each.step.label, each.artifact) for each in unsaid(before, self._done))
+        session.at = max([before.last_at, *late]) or None
+        self._session = session
+        self._begin(session, anew=False)
+        session.put(Tags(of=PARENT, values=lineage(self._done)))
+        return end
+
+    def _begin(self, session: OutboxSession, *, anew: bool) -> None:
+        """Have it sent, and say what those who went before could not."""
+        asked, late = self._asked, unsaid(session.before, self._done)
+        session.send_by(self._start)
+        left = set(session.before.left).difference(each.step.label for each in late)
+        session.put(*(Closed(of=label, status=KILLED) for label in sorted(left)))
+        if anew or PARENT not in session.before.opened:
+            session.put(*opening(asked.name, asked.config, self._done))
+        for each in late:
+            self._tell_sealed(session, each)
+
+    def _tell_sealed(self, session: OutboxSession, done: Done) -> None:
+        label, late = done.step.label, session.lacks(done.step.label, done.artifact)
+        at = session.before.sealed_at(label, done.artifact) if late else None
+        session.running.pop(label, None)
+        session.finished.add(label)
+        try:
+            session.put(*sealed(*done, keep=session.keep, first=self._asked.first), at=at)
+        except TROUBLE as error:
+            session.trouble(error)
+            session.put(Closed(of=label, status=FINISHED), at=at)
+        session.sync()
+
+    def _close(self, session: OutboxSession, status: str, error: BaseException | None) -> bool:
+        """The end of the run, then its pages; whether all that was asked for is done and told."""
         why = {} if error is None else {"retort.error": _told(error)}
+        steps = {STEPS: steps_of(self._done, self._asked.labels)}
         left = [Closed(of=label, status=status) for label in session.running]
-        steps = {"retort.steps": f"{len(self._lineage)} of {len(self._asked.labels)}"}
-        ends = [] if session.outbox.target.joins else [Closed(of=PARENT, status=status)]
-        report = self._report(session) if error is None else []
-        self._put(*left, *report, Tags(of=PARENT, values=steps | why), *ends)
-        session.outbox.sync()
-
-    def _report(self, session: _Session) -> list[Event]:
-        """The page about each measuring session of this run."""
-        told: list[Event] = []
-        for label, artifact in session.sealed.items():
-            if artifact.manifest.stage == BENCHMARK and not artifact.manifest.facts.get("skipped"):
-                with TemporaryDirectory(dir=session.outbox.folder) as place:
-                    paths = write_told(self._asked.name, artifact, session.sealed.get(REGISTER), Path(place))
-                    folder = session.outbox.keep({path.name: path for path in paths})
-                told.append(Files(of=PARENT, folder=folder, to=label))
-        return told
-
-    def _put(self, *events: Event) -> None:
-        assert self._session is not None, "only what was opened is put into"
-        for event in events:
-            self._session.outbox.put(event)
-
-    def _tell_what_is_left(self, folder: Path, code: int | None) -> None:
-        left, state = waiting(folder), read_state(folder)
-        if left:
-            at_it = "the process that sends them is still at it"
-            why = state.why or (at_it if code is None else f"it ended with {code}; its log is {folder / LOG}")
-            self.line(f"tracking: {left} events wait in {folder} ({why}); the next run or `retort sync` sends them")
-        if state.refused:
-            self.line(
-                f"tracking: the server refused {state.refused} events of this run; they are kept in {folder / REFUSED}"
+        ends = [Closed(of=PARENT, status=status)] if session.outbox.ends_the_run() else []
+        session.put(*left, Tags(of=PARENT, values=steps | why), *ends)
+        session.sync()
+        whole = error is None and self._is_whole() and session.told_all
+        if error is None:
+            shown = measured(session.before, self._done, session.finished)
+            session.put(
+                *pages(self._asked.name, shown, self._done, folder=session.folder, keep=session.keep, say=self.line)
             )
+            session.sync()
+        return whole
 
-
-def _label_of(part: str, running: Mapping[str, str]) -> str:
-    """The step that a part of a training belongs to: the one under way, or of a group the one that ends with its name
-    (graph.py calls them STAGE-PART)."""
-    if len(running) == 1:
-        return next(iter(running))
-    return next((label for label in running if label.partition("-")[2] == part), PARENT)
+    def _is_whole(self) -> bool:
+        return len(self._done) == len(self._asked.labels)
 
 
 def _status(kind: type[BaseException] | None) -> str:
     if kind is None:
-        return "FINISHED"
-    return "KILLED" if issubclass(kind, (KeyboardInterrupt, SystemExit)) else "FAILED"
+        return FINISHED
+    return KILLED if issubclass(kind, (KeyboardInterrupt, SystemExit)) else "FAILED"
 
 
 def _told(error: BaseException) -> str:

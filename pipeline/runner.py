@@ -78,31 +78,49 @@ def run(
     _known(config, until or only)
     steps, team = _wanted(config, until=until, only=only), team or Team()
     check(config, cache=workspace.cache)
-    check_measured(config, [step for step in steps if only is None or only in (step.stage, step.label)])
+    check_measured(config, [step for step in steps if _may_run(step, only)])
     check_team(steps, size=team.size)
-    record: Record = Unrecorded()
     if not team.leads:
-        reporter, before_work = Silent(), _nothing
-    else:
-        reporter = reporter or Console(workspace.run_folder(config.name) / "events.jsonl")
-        if tracked:
-            record = reporter = Recorder(reporter, _asked(config, workspace))
-        before_work = _before_work(config, steps, workspace, reporter)
+        walk = Walk(workspace, Silent(), before_work=_nothing, team=team)
+        with trouble_is_transient(workspace.root):
+            return _help(walk, steps, only=only)
+    reporter = reporter or Console(workspace.run_folder(config.name) / "events.jsonl")
+    record: Record = Unrecorded()
+    if tracked:
+        record = reporter = Recorder(reporter, _asked(config, workspace))
+    before_work = _before_work(config, steps, workspace, reporter)
     walk = Walk(workspace, reporter, before_work=before_work, team=team, record=record)
-    report: dict[str, Any] = {}
     with trouble_is_transient(workspace.root), record:
-        for group in _groups(steps):
-            if not team.leads and not STAGES[group[0].stage].teamed:
-                continue
-            started = time.monotonic()
-            executed = walk.obtain(group, may_run=only is None or any(only in (one.stage, one.label) for one in group))
-            for step in group if team.leads else ():
-                told = {"key": walk.done[step.label].manifest.key, "executed": executed[step.label]}
-                report[step.label] = told | {"digest": walk.done[step.label].digest}
-                record.done(step.label, walk.done[step.label])
-                reporter.event("step", label=step.label, **told, seconds=time.monotonic() - started)
-                workspace.record(config.name, config=canonical(config), steps=report)
+        return _lead(walk, steps, config, only=only)
+
+
+def _help(walk: Walk, steps: Sequence[Step], *, only: str | None) -> dict[str, Artifact]:
+    """Work along with rank 0 at the stages that a team trains together."""
+    for group in _groups(steps):
+        if STAGES[group[0].stage].teamed:
+            walk.obtain(group, may_run=any(_may_run(step, only) for step in group))
     return walk.done
+
+
+def _lead(walk: Walk, steps: Sequence[Step], config: RunConfig, *, only: str | None) -> dict[str, Artifact]:
+    """Obtain every step in order, and say so of each: to who records, to machines, in the run's own record."""
+    report: dict[str, Any] = {}
+    for group in _groups(steps):
+        started = time.monotonic()
+        executed = walk.obtain(group, may_run=any(_may_run(step, only) for step in group))
+        for step in group:
+            artifact = walk.done[step.label]
+            told = {"key": artifact.manifest.key, "executed": executed[step.label]}
+            report[step.label] = told | {"digest": artifact.digest}
+            walk.record.done(step, artifact, walk.digests(step))
+            walk.reporter.event("step", label=step.label, **told, seconds=time.monotonic() - started)
+            walk.workspace.record(config.name, config=canonical(config), steps=report)
+    return walk.done
+
+
+def _may_run(step: Step, only: str | None) -> bool:
+    """Whether a step is one of those that were asked for, and not only read."""
+    return only is None or only in (step.stage, step.label)
 
 
 def pretrain(config: RunConfig, workspace: Workspace, *, team: Team | None = None) -> Artifact:

@@ -42,7 +42,7 @@ class Walk:
 
     def key(self, step: Step) -> str:
         """The step's key; what it reads must be done."""
-        return step_key(step, self._digests(step))
+        return step_key(step, self.digests(step))
 
     def obtain(self, steps: Sequence[Step], *, may_run: bool) -> dict[str, bool]:
         """Put the artifacts of a step, or of a group's steps, into `done`: the finished ones, or made now while holding
@@ -109,7 +109,7 @@ class Walk:
         self.reporter.line(f"{labels} ...")
         for step in steps:
             self.reporter.event("started", label=step.label, key=self.key(step))
-            self.record.started(step, self.key(step), self._digests(step))
+            self.record.started(step, self.key(step), self.digests(step))
         started = time.monotonic()
         for label in dict.fromkeys(steps[0].inputs.values()):
             verify(self.done[label])
@@ -122,7 +122,7 @@ class Walk:
         for step, key, out, found in zip(steps, keys, outs, facts, strict=True):
             artifact = store.publish(key, self._manifest(step, key, out, facts=found, seconds=seconds))
             self.done[step.label] = artifact
-            self.record.sealed(step, artifact, self._digests(step))
+            self.record.sealed(step, artifact, self.digests(step))
             self.reporter.line(f"{step.label}: done in {seconds:.1f} s  {artifact.path}")
 
     def _help(self, steps: Sequence[Step], *, of: Sequence[Step]) -> None:
@@ -170,7 +170,7 @@ class Walk:
             label=step.label,
             key=key,
             digest=tree_digest(files),
-            inputs=self._digests(step),
+            inputs=self.digests(step),
             config=canonical(step.config),
             code=code_identity(step.modules),
             versions=versions(step.stage),
@@ -182,7 +182,7 @@ class Walk:
             files=files,
         )
 
-    def _digests(self, step: Step) -> dict[str, str]:
+    def digests(self, step: Step) -> dict[str, str]:
         """(role, digest) of everything a step reads."""
         return {
             **{role: self.done[label].digest for role, label in step.inputs.items()},

@@ -27,13 +27,13 @@ def runs(
     found = runs_of(workspace.resolve(), name=name, uris=(tracking_uri,) if tracking_uri else ())
     if not json:
         _show(found)
-    echo({"runs": found.found, "away": found.away})
+    echo({"runs": found.found, "away": found.away, "unreadable": found.unreadable})
 
 
 def sync(workspace: Root = WORKSPACE, json: Json = False) -> None:
     """Send what waits of all runs of this workspace to their MLflow servers.
 
-    Ends with 75 where a server is away; what it was not told waits on.
+    Ends with 75 where a server is away; what it was not told waits on. Ends with 65 where an outbox cannot be read.
 
     Example:  retort sync --workspace .retort
     """
@@ -61,7 +61,7 @@ def _show(found: "Runs") -> None:
     for seen in found.found:
         table.add_row(*_cells(seen))
     console.print(table)
-    for why in found.away.values():
+    for why in (*found.away.values(), *found.unreadable.values()):
         console.print(f"not asked:  {why}", soft_wrap=True, markup=False)
 
 

@@ -1,26 +1,34 @@
 """What a run takes of its machine, under the names that MLflow's pages know."""
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any, Final
 
 MEGA: Final = 1e6
 
 
 class MachineUse:
-    """Looks at the machine, and at a process with all its children; the share of the CPU is since the look before."""
+    """Looks at the machine, at the disk that has a folder, and at a process with all its children; the share of the CPU
+    is since the look before."""
 
-    def __init__(self, process: int) -> None:
+    def __init__(self, process: int, folder: Path) -> None:
         import psutil
 
+        self._folder = folder
         self._root = psutil.Process(process)
         self._network = psutil.net_io_counters()
         psutil.cpu_percent()
 
     def look(self) -> dict[str, float]:
-        """One look: microseconds to some milliseconds."""
+        """One look: microseconds to some milliseconds.
+
+        Raises:
+            OSError: the folder is gone.
+        """
         import psutil
 
-        memory, disk, network = psutil.virtual_memory(), psutil.disk_usage("/"), psutil.net_io_counters()
+        memory, network = psutil.virtual_memory(), psutil.net_io_counters()
+        disk = psutil.disk_usage(str(self._folder))
         return {
             "system/cpu_utilization_percentage": psutil.cpu_percent(),
             "system/system_memory_usage_megabytes": memory.used / MEGA,

@@ -8,7 +8,7 @@ from typing import Any, Final
 
 from pipeline.errors import BadArtifact
 from pipeline.events import PARENT, Closed, Files, Opened, Read
-from pipeline.outbox import Target
+from pipeline.outbox_reading import Target, outboxes_of
 from pipeline.store import key_lock
 from pipeline.tracking.entities import input_of, tags_of
 from pipeline.tracking.experiments import experiment_id
@@ -28,20 +28,24 @@ class RunRequests:
         self._experiment: str | None = None
 
     def open(self, event: Opened) -> None:
-        """Find or make the run, and have it at work."""
+        """Find or make the run, and have it at work. Who only joins a run leaves to others whether it is."""
         with key_lock(self._folder.parent.parent, f"run-{self._target.run}", waiting=lambda: None):
             found = self._find(event)
-            self._runs[event.of] = found or self._made(event)
-        if found:
-            self._client.update_run(found, status="RUNNING")
-            self._client.log_batch(found, tags=tags_of(self._tags(event)))
+            run = self._runs[event.of] = str((found or self._made(event)).run_id)
+        if found is None:
+            return
+        if not (event.of == PARENT and self._target.joins) and not self._ended_after(event, found):
+            self._client.update_run(run, status="RUNNING")
+        self._client.log_batch(run, tags=tags_of(self._tags(event)))
 
     def close(self, event: Closed) -> None:
-        """End the run, for now."""
+        """End the run, for now, unless another of its outboxes told a later end of it."""
         from mlflow import environment_variables as settings
 
         settings.MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT.default = True  # stdout is for what a command says
-        self._client.set_terminated(self._run(event.of), event.status, event.at)
+        run = self._run(event.of)
+        if not self._shares() or not self._ended_after(event, self._client.get_run(run).info):
+            self._client.set_terminated(run, event.status, event.at)
 
     def log(self, label: str, **told: list[Any]) -> None:
         """A batch of metrics, params or tags."""
@@ -86,20 +90,29 @@ class RunRequests:
         run = self._target.run
         return (RUN_TAG, run) if event.of == PARENT else (STEP_TAG, f"{run}/{event.of}/{event.key}")
 
-    def _find(self, event: Opened) -> str | None:
+    def _shares(self) -> bool:
+        """Whether other outboxes tell of this run: what several tell arrives in any order."""
+        return self._target.joins or len(outboxes_of(self._folder.parent, self._target.run)) > 1
+
+    def _ended_after(self, event: Opened | Closed, info: Any) -> bool:
+        """Whether the server knows an end of the run that is later than the event. Of one outbox the order decides, and
+        no clock."""
+        return self._shares() and info.status != "RUNNING" and (info.end_time or 0) > event.at
+
+    def _find(self, event: Opened) -> Any:
         """The run, where it was made before; of two the first one."""
         tag, value = self._identity(event)
         runs = self._client.search_runs([self._experiment_id()], filter_string=f"tags.`{tag}` = '{value}'")
-        found = sorted((run.info.start_time, str(run.info.run_id)) for run in runs)
-        for _, other in found[1:]:
-            self._client.delete_run(other)
-        return found[0][1] if found else None
+        found = sorted((run.info for run in runs), key=lambda info: (info.start_time, info.run_id))
+        for other in found[1:]:
+            self._client.delete_run(other.run_id)
+        return found[0] if found else None
 
-    def _made(self, event: Opened) -> str:
+    def _made(self, event: Opened) -> Any:
         """A new run. Where an answer is lost MLflow's client asks again, and there are two of it: one goes."""
         tags = {each.key: each.value for each in tags_of(self._tags(event))}
         made = self._client.create_run(self._experiment_id(), start_time=event.at, tags=tags, run_name=event.name)
-        return self._find(event) or str(made.info.run_id)
+        return self._find(event) or made.info
 
     def _tags(self, event: Opened) -> dict[str, str]:
         from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID

@@ -7,10 +7,10 @@ from typing import Any, Final
 import msgspec
 
 from pipeline.errors import BadArtifact, Failure
-from pipeline.events import PARENT, Closed, Metrics, Opened, Tags, event_of
-from pipeline.outbox import lines_after, outboxes, read_target, writer_is_alive
+from pipeline.events import PARENT, Closed, Event, Opened, Tags, event_of
+from pipeline.outbox_reading import Target, lines_after, targets, unreadable, writer_is_alive
 from pipeline.tracking.client import default_uri, talking_to
-from pipeline.tracking.sending import send, uri_of
+from pipeline.tracking.sending import send
 from pipeline.tracking.sent import Busy, read_state, waiting
 from pipeline.workspace import RECORD
 from serving.registry_failures import shown
@@ -38,10 +38,12 @@ class Seen(msgspec.Struct, frozen=True):
 
 
 class Runs(msgspec.Struct, frozen=True):
-    """Those that were found, and why a server could not be asked, by its address."""
+    """Those that were found, why a server could not be asked, by its address, and why an outbox could not be read, by
+    its folder."""
 
     found: tuple[Seen, ...]
     away: dict[str, str]
+    unreadable: dict[str, str] = {}
 
 
 def parent_run_id(outbox: Path) -> str:
@@ -80,7 +82,7 @@ def runs_of(root: Path, *, name: str | None = None, uris: Iterable[str] = ()) ->
     found = [msgspec.structs.replace(seen, uri=shown(seen.uri)) for seen in joined]
     found += _untold(root, {seen.name for seen in found})
     wanted = [seen for seen in found if name in (None, seen.name)]
-    return Runs(tuple(sorted(wanted, key=lambda seen: (-seen.at, seen.run))), away)
+    return Runs(tuple(sorted(wanted, key=lambda seen: (-seen.at, seen.run))), away, unreadable(root))
 
 
 def _default(root: Path) -> tuple[str, ...]:
@@ -89,22 +91,20 @@ def _default(root: Path) -> tuple[str, ...]:
 
 
 def _joined(here: Seen | None, there: Seen | None) -> Seen:
-    """What waits here is newer than what the server knows."""
+    """What waits here is newer than what the server knows, and so is that somebody works on it here."""
     if here is None or there is None:
         return here or there  # type: ignore[return-value]  # one of them is there
-    return msgspec.structs.replace(there if not here.waiting else here, run_id=there.run_id, waiting=here.waiting)
+    newer = here if here.waiting or here.status == "RUNNING" else there
+    return msgspec.structs.replace(newer, run_id=there.run_id, waiting=here.waiting)
 
 
 def _here(root: Path) -> Iterator[Seen]:
-    """What waits in outboxes that joined a run is the run's."""
-    folders = {folder: read_target(folder) for folder in outboxes(root)}
-    joined: dict[str, int] = {}
-    for folder, target in folders.items():
-        joined[target.run] = joined.get(target.run, 0) + (waiting(folder) if target.joins else 0)
-    for folder, target in folders.items():
-        if not target.joins:
-            seen = _seen_here(folder)
-            yield msgspec.structs.replace(seen, waiting=seen.waiting + joined[target.run])
+    """What is in outboxes that joined a run is the run's."""
+    by_run: dict[str, dict[Path, Target]] = {}
+    for folder, target in targets(root).items():
+        by_run.setdefault(target.run, {})[folder] = target
+    for run, told in by_run.items():
+        yield _seen_here(run, told, root=root)
 
 
 def _untold(root: Path, known: Iterable[str]) -> list[Seen]:
@@ -125,32 +125,45 @@ def _untold(root: Path, known: Iterable[str]) -> list[Seen]:
     ]
 
 
-def _seen_here(folder: Path) -> Seen:
-    """An outbox as a run, as far as its events tell."""
-    target, state = read_target(folder), read_state(folder)
-    status, last, tags = "RUNNING", target.made_at, dict[str, str]()
-    for line, _ in lines_after(folder):
-        event = None if line.startswith(_METRICS) else event_of(line)
-        if event is None or isinstance(event, Metrics):
-            continue
+def _seen_here(run: str, told: Mapping[Path, Target], *, root: Path) -> Seen:
+    """A run, as far as the events of its outboxes tell."""
+    own = min(told.values(), key=lambda target: target.joins)
+    alive = [target for folder, target in told.items() if writer_is_alive(folder)]
+    status, last, tags = "RUNNING", own.made_at, dict[str, str]()
+    for event, target in _events(told):
         last = max(last, event.at)
         if event.of == PARENT and isinstance(event, Tags):
             tags |= event.values
-        elif event.of == PARENT and isinstance(event, Opened | Closed):
-            status = event.status if isinstance(event, Closed) else "RUNNING"
-    if status == "RUNNING" and not writer_is_alive(folder):
+        elif event.of == PARENT and isinstance(event, Closed):
+            status = event.status
+        elif event.of == PARENT and isinstance(event, Opened) and not target.joins:
+            status = "RUNNING"
+    if any(target.joins for target in alive):
+        status = "RUNNING"
+    elif status == "RUNNING" and not alive:
         status = "KILLED"
     return Seen(
-        run=folder.name,
-        name=target.name,
-        at=target.made_at,
+        run=run,
+        name=own.name,
+        at=own.made_at,
         status=status,
-        seconds=None if status == "RUNNING" else round((last - target.made_at) / 1000, 1),
+        seconds=None if status == "RUNNING" else round((last - own.made_at) / 1000, 1),
         **_outcome(tags),
-        uri=uri_of(folder),
-        run_id=state.runs.get(PARENT),
-        waiting=waiting(folder),
+        uri=own.uri or default_uri(root),
+        run_id=next((known for folder in told if (known := read_state(folder).runs.get(PARENT))), None),
+        waiting=sum(map(waiting, told)),
     )
+
+
+def _events(told: Mapping[Path, Target]) -> list[tuple[Event, Target]]:
+    """All but metrics, in order; what several outboxes say has none but the clock's."""
+    found = [
+        (event, target)
+        for folder, target in told.items()
+        for line, _ in lines_after(folder)
+        if not line.startswith(_METRICS) and (event := event_of(line)) is not None
+    ]
+    return found if len(told) == 1 else sorted(found, key=lambda each: each[0].at)
 
 
 def _outcome(tags: Mapping[str, str]) -> dict[str, str | None]:

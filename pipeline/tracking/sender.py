@@ -1,142 +1,166 @@
-"""`python -m pipeline.tracking.sender OUTBOX`: the process beside a run that sends what it tells, so that the run never
-waits for a network.
+"""`python -m pipeline.tracking.sender OUTBOX LOCK SECONDS`: the process beside a run that sends what it tells, so that
+the run never waits for a network.
 
-Its parent holds the other end of its stdin: a line REST asks it to sleep (it answers RESTING and does nothing until
-GO), and the end of the file says that the run has ended, or its process has: then it sends what there is and ends too.
+Its parent holds the other end of its stdin: the end of that file says that the run has ended, or its process has. Then
+it sends what there is and ends too, at the latest after SECONDS. LOCK is the descriptor of its turn (taking_turns.py):
+while a run of the workspace measures, it sleeps.
 """
 
 import os
-import select
 import signal
 import sys
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
+from threading import Event, Thread
 from typing import Final
 
 from pipeline.errors import Failure, Transient
 from pipeline.events import PARENT, Metrics, line_of
-from pipeline.outbox import EVENTS, outboxes, read_target, writer_is_alive
+from pipeline.outbox import append_line
+from pipeline.outbox_reading import EVENTS, outboxes, read_target, writer_is_alive
 from pipeline.tracking.machine_use import MachineUse
-from pipeline.tracking.sender_process import GO, REST, RESTING
 from pipeline.tracking.sending import send
-from pipeline.tracking.sent import read_state, settled, waiting
+from pipeline.tracking.sent import Busy, read_state, settled, waiting
+from pipeline.tracking.taking_turns import Turn
 
 POLL_S: Final = 0.5
 LONGEST_WAIT_S: Final = 30.0  # between two tries while the server is away
 LOOK_EVERY_S: Final = 10.0
 LAST_TRIES, LAST_WAIT_S = 3, 1.0
-AT_MOST_S: Final = 60  # after the run has ended, whatever a server does
 NICER: Final = 5
 
 
-class Parent:
-    """What the run says through a pipe."""
+class _RunEnded(Exception):  # noqa: N818
+    """What other runs left is left to another one."""
 
-    def __init__(self, pipe: int, answers: int) -> None:
-        self._pipe, self._answers = pipe, answers
-        self._said = b""
-        self.gone = False
 
-    def listen(self, wait_s: float) -> None:
-        """Wait for a word, no longer than this; where it is REST, until there is another one."""
-        if self.gone or not self._hear(wait_s):
-            return
-        while REST in self._said and not self.gone:
-            self._said = self._said.partition(REST)[2]
-            with suppress(BrokenPipeError):
-                os.write(self._answers, RESTING)
-            while GO not in self._said and not self.gone:
-                self._hear(None)
-            self._said = self._said.partition(GO)[2]
+def watch(pipe: int, *, at_most_s: float) -> Event:
+    """What is set when a pipe's other end is closed. That is seen whatever the rest of this process hangs in, and from
+    then on it has `at_most_s`: the kernel ends it by SIGALRM, and what is not sent by then waits on disk."""
+    ended = Event()
 
-    def _hear(self, wait_s: float | None) -> bool:
-        if not select.select([self._pipe], [], [], wait_s)[0]:
-            return False
-        said = os.read(self._pipe, 4096)
-        self._said += said
-        if not said:
-            self.gone = True
-            signal.alarm(AT_MOST_S)  # what is not sent by then waits on disk
-        return True
+    def wait() -> None:
+        while os.read(pipe, 4096):
+            pass
+        signal.setitimer(signal.ITIMER_REAL, at_most_s)
+        ended.set()
+
+    Thread(target=wait, daemon=True).start()
+    return ended
 
 
 class Sender:
     """Sends an outbox while its run goes on, and once what other runs of the workspace left."""
 
-    def __init__(self, folder: Path, parent: Parent, look: Callable[[], dict[str, float]]) -> None:
-        self._folder, self._parent, self._look = folder, parent, look
+    def __init__(self, folder: Path, *, ended: Event, turn: Turn, look: Callable[[], dict[str, float]]) -> None:
+        self._folder, self._ended, self._turn, self._look = folder, ended, turn, look
         self._made_at = read_target(folder).made_at
         self._look_at = time.monotonic() + 1.0  # also of a run that is soon over
-        self._others = True
-        self._told = ""
+        self._wait_s, self._due = POLL_S, 0.0
+        self._told: dict[Path, str] = {}
 
     def run(self) -> int:
         """Until the run has ended; the exit code: 0 where all was sent, else that of what prevented it."""
-        wait_s = POLL_S
-        while not self._parent.gone:
-            code = self._try(self._folder)
-            if code == 0 and self._others:
-                self._others = False
+        self._turn.give_way()
+        others = True
+        while not self._ended.is_set():
+            if self._send_own() == 0 and others:
+                others = False
                 self._send_others()
-            wait_s = POLL_S if code == 0 else min(2 * wait_s, LONGEST_WAIT_S)
-            self._pause(wait_s)
+            self._pause()
         return self._finish()
 
     def _finish(self) -> int:
         """Of a run that was killed the lock may be freed a moment after the pipe."""
         code = Transient.exit_code
         for attempt in range(LAST_TRIES):
-            time.sleep(LAST_WAIT_S if attempt else 0.0)
-            code = self._try(self._folder)
+            if attempt:
+                with self._turn.idle():
+                    time.sleep(LAST_WAIT_S)
+            code = self._try(self._folder, rest=self._turn.give_way, wait_s=None)
             if code == 0 and not waiting(self._folder) and not read_state(self._folder).opened:
                 return 0
         return code or Transient.exit_code
 
-    def _pause(self, wait_s: float) -> None:
-        end = time.monotonic() + wait_s
-        while not self._parent.gone and (left := end - time.monotonic()) > 0:
-            self._parent.listen(min(left, POLL_S))
-            if not self._parent.gone and time.monotonic() >= self._look_at:
-                self._look_at = time.monotonic() + LOOK_EVERY_S
-                self._put(self._look())
-
-    def _put(self, seen: dict[str, float]) -> None:
-        """With the run's events: they wait with them where the server is away."""
-        event = Metrics(of=PARENT, step=0, values=dict(seen))
-        seconds = (event.at - self._made_at) // 1000
-        descriptor = os.open(self._folder / EVENTS, os.O_WRONLY | os.O_APPEND)
-        try:
-            os.write(descriptor, line_of(Metrics(of=PARENT, at=event.at, step=seconds, values=event.values)))
-        finally:
-            os.close(descriptor)
+    def _send_own(self) -> int:
+        code = self._try(self._folder, rest=self._between)
+        self._wait_s = POLL_S if code == 0 else min(2 * self._wait_s, LONGEST_WAIT_S)
+        self._due = time.monotonic() + self._wait_s
+        return code
 
     def _send_others(self) -> None:
-        for folder in outboxes(self._folder.parent.parent):
-            left = not writer_is_alive(folder) and not settled(folder)
-            if self._parent.gone or (left and self._try(folder)):
-                return  # this run comes first, and where one server is away the next one may be it
+        with suppress(_RunEnded):
+            for folder in outboxes(self._folder.parent.parent):
+                left = not writer_is_alive(folder) and not settled(folder)
+                if left and self._try(folder, rest=self._between_others):
+                    return  # where one server is away the next one may be it
 
-    def _try(self, folder: Path) -> int:
+    def _pause(self) -> None:
+        while not self._ended.is_set() and (left := self._due - time.monotonic()) > 0:
+            with self._turn.idle():
+                self._ended.wait(min(left, POLL_S))
+            self._between()
+
+    def _between(self) -> None:
+        """Between two requests."""
+        self._turn.give_way()
+        if not self._ended.is_set() and time.monotonic() >= self._look_at:
+            self._look_at = time.monotonic() + LOOK_EVERY_S
+            self._put_a_look()
+
+    def _between_others(self) -> None:
+        """Between two requests for another run: what this one has told meanwhile comes first."""
+        self._between()
+        if self._ended.is_set():
+            raise _RunEnded
+        if time.monotonic() >= self._due:
+            self._send_own()
+
+    def _put_a_look(self) -> None:
+        """With the run's events: they wait with them where the server is away. A full disk costs a look."""
+        path = self._folder / EVENTS
         try:
-            send(folder, rest=lambda: self._parent.listen(0.0))
+            event = Metrics(of=PARENT, step=0, values=dict(self._look()))
+            seconds = (event.at - self._made_at) // 1000
+            descriptor = os.open(path, os.O_RDWR | os.O_APPEND)
+            try:
+                append_line(descriptor, line_of(Metrics(of=PARENT, at=event.at, step=seconds, values=event.values)))
+            finally:
+                os.close(descriptor)
+        except OSError as error:
+            self._say(path, f"what the run takes of its machine is not told ({error})")
+
+    def _try(self, folder: Path, *, rest: Callable[[], None], wait_s: float | None = 0.0) -> int:
+        try:
+            send(folder, rest=rest, wait_s=wait_s)
         except Failure as failure:
-            if self._told != str(failure):
-                self._told = str(failure)
-                sys.stderr.write(f"{failure}\n")
-                sys.stderr.flush()
+            if isinstance(failure, Busy) and folder != self._folder:
+                return 0  # its own sender is still at it
+            self._say(folder, str(failure))
             return failure.exit_code
+        except OSError as error:  # how far it came cannot be noted: what was sent is sent again, which doubles nothing
+            self._say(folder, f"{folder} cannot be sent ({error})")
+            return Transient.exit_code
         return 0
+
+    def _say(self, about: Path, text: str) -> None:
+        """Once, in the log, which a full disk may not take."""
+        if self._told.get(about) != text:
+            self._told[about] = text
+            with suppress(OSError):
+                os.write(sys.stderr.fileno(), f"{text}\n".encode())
 
 
 def main(arguments: Sequence[str]) -> int:
     """Send an outbox until its run has ended; the exit code."""
+    folder, lock, at_most_s = Path(arguments[0]), int(arguments[1]), float(arguments[2])
     os.nice(NICER)
-    answers = os.dup(sys.stdout.fileno())
-    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # what libraries print is for the log
-    parent = Parent(sys.stdin.fileno(), answers)
-    return Sender(Path(arguments[0]), parent, MachineUse(os.getppid()).look).run()
+    os.set_inheritable(lock, False)
+    ended = watch(sys.stdin.fileno(), at_most_s=at_most_s)
+    turn = Turn(folder.parent, lock)
+    return Sender(folder, ended=ended, turn=turn, look=MachineUse(os.getppid(), folder).look).run()
 
 
 if __name__ == "__main__":

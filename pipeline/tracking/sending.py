@@ -12,7 +12,7 @@ from typing import Any, Final
 
 from pipeline.errors import BadArtifact, Failure
 from pipeline.events import PARENT, Closed, Event, Files, Metrics, Opened, Params, Read, Tags, event_of, line_of
-from pipeline.outbox import Target, lines_after, read_target, writer_is_alive
+from pipeline.outbox_reading import Target, lines_after, outboxes_of, read_target, writer_is_alive
 from pipeline.tracking.client import default_uri, talking_to
 from pipeline.tracking.sent import Refusal, State, alone, read_state, set_aside, waiting, write_state
 from serving.registry_failures import failure_of, raised_by_registries, shown
@@ -110,10 +110,16 @@ class _Delivery:
 
     def _close_what_was_killed(self) -> None:
         for label in reversed(self._state.opened.copy()):
+            if label == PARENT and self._is_joined_now():
+                continue
             event = Closed(of=label, at=self._state.last_at, status="KILLED")
             self._take([line_of(event)], lambda event=event: self._requests.close(event))  # type: ignore[misc]
             self._state.opened.remove(label)
             write_state(self._folder, self._state)
+
+    def _is_joined_now(self) -> bool:
+        """Whether another process, which joined the run, is still at work on it: that one ends it."""
+        return any(map(writer_is_alive, outboxes_of(self._folder.parent, self._target.run)))
 
     def _deliver(self, batch: Sequence[Line]) -> None:
         """One event, or several of metrics."""
@@ -137,7 +143,7 @@ class _Delivery:
                 self._take([line], lambda: self._requests.inputs(event))
 
     def _note_opened(self, label: str) -> None:
-        """Who opens a run closes it, but for one that joins another's."""
+        """Who opens a run closes it, also where it was killed; but for one that joins another's."""
         if label not in self._state.opened and not (self._target.joins and label == PARENT):
             self._state.opened.append(label)
 

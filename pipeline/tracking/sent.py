@@ -10,7 +10,7 @@ from typing import Final
 import msgspec
 
 from pipeline.errors import Transient
-from pipeline.outbox import lines_after, writer_is_alive
+from pipeline.outbox_reading import lines_after, writer_is_alive
 
 STATE, REFUSED, LOG = "sent.json", "refused.jsonl", "sender.log"
 LOCK_WAIT_S: Final = 30.0

@@ -17,15 +17,16 @@ import pytest
 from pipeline import outbox as module
 from pipeline.errors import BadArtifact
 from pipeline.events import PARENT, Tags, event_of
-from pipeline.outbox import (
+from pipeline.outbox import Outbox, append_line, open_outbox, reopen_outbox, while_nobody_opens
+from pipeline.outbox_reading import (
     EVENTS,
-    Outbox,
+    TARGET,
     goes_on,
     lines_after,
-    open_outbox,
     outboxes,
+    outboxes_of,
     read_target,
-    while_nobody_opens,
+    unreadable,
     writer_is_alive,
 )
 
@@ -85,6 +86,24 @@ def test_what_a_kill_left_of_a_line_spoils_no_other(outbox: Outbox, tmp_path: Pa
     assert told(outbox.folder) == ["a", None, "b"]
 
 
+def test_what_another_writer_left_of_a_line_spoils_none_that_is_put_later(outbox: Outbox) -> None:
+    """The sender adds figures of its own, and may be killed while it does."""
+    outbox.put(tag("a"))
+    with (outbox.folder / EVENTS).open("ab") as sender:
+        sender.write(b'{"event":"metr')
+    outbox.put(tag("b"))
+    assert told(outbox.folder) == ["a", None, "b"]
+
+
+def test_who_mends_what_was_no_torn_line_leaves_no_event(outbox: Outbox) -> None:
+    outbox.put(tag("a"))
+    descriptor = os.open(outbox.folder / EVENTS, os.O_RDWR | os.O_APPEND)
+    append_line(descriptor, b"\n")
+    os.close(descriptor)
+    outbox.put(tag("b"))
+    assert told(outbox.folder) == ["a", "b"]
+
+
 def test_a_full_disk_is_said_so_and_spoils_no_other_line(outbox: Outbox, monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as patch:
         write = os.write
@@ -100,9 +119,9 @@ def test_an_unfinished_run_goes_on_in_its_outbox(outbox: Outbox, tmp_path: Path)
     outbox.close(whole=False)
     again = opened(tmp_path)
     assert again.folder == outbox.folder
-    assert goes_on(again.folder)
+    assert goes_on(again.folder, ASKED)
     again.close(whole=True)
-    assert not goes_on(again.folder)
+    assert not goes_on(again.folder, ASKED)
 
 
 def test_a_finished_run_gives_the_next_one_another(outbox: Outbox, tmp_path: Path) -> None:
@@ -132,6 +151,76 @@ def test_a_second_process_at_the_same_run_joins_it_with_an_outbox_of_its_own(
     other.close(whole=False)
 
 
+@pytest.fixture
+def joined(outbox: Outbox, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Outbox:
+    """An outbox that joined the run of another."""
+    monkeypatch.setattr(module, "LOCK_WAIT_S", 0.0)
+    return opened(tmp_path)
+
+
+def test_who_joined_a_run_leaves_its_end_to_the_process_that_has_it(outbox: Outbox, joined: Outbox) -> None:
+    assert (outbox.ends_the_run(), joined.ends_the_run()) == (True, False)
+    joined.close(whole=True)
+    assert goes_on(outbox.folder, ASKED)
+    outbox.close(whole=True)
+    assert not goes_on(outbox.folder, ASKED)
+
+
+def test_who_joined_a_run_ends_it_where_the_process_that_had_it_ended_before(outbox: Outbox, joined: Outbox) -> None:
+    outbox.close(whole=False)
+    assert joined.ends_the_run()
+    joined.close(whole=True)
+    assert not goes_on(outbox.folder, ASKED)
+
+
+def test_who_joined_a_run_that_came_to_its_end_leaves_that_and_the_next_run_alone(
+    outbox: Outbox, joined: Outbox, tmp_path: Path
+) -> None:
+    outbox.close(whole=True)
+    following = opened(tmp_path)
+    assert not joined.ends_the_run()
+    joined.close(whole=True)
+    assert goes_on(following.folder, ASKED)
+    following.close(whole=True)
+
+
+def test_where_a_run_is_told_is_its_own_outbox_and_those_that_joined_it(
+    outbox: Outbox, joined: Outbox, tmp_path: Path
+) -> None:
+    other = opened(tmp_path, asked="b" * 64)
+    assert {*outboxes_of(tmp_path / "outbox", outbox.target.run)} == {outbox.folder, joined.folder}
+    assert outboxes_of(tmp_path / "outbox", other.target.run) == [other.folder]
+    for each in (joined, other):
+        each.close(whole=True)
+
+
+def test_only_an_unfinished_run_that_nobody_works_on_is_opened_again(
+    outbox: Outbox, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "LOCK_WAIT_S", 0.0)
+    assert reopen_outbox(tmp_path, asked=ASKED) is None  # somebody does
+    outbox.close(whole=False)
+    assert reopen_outbox(tmp_path, asked="b" * 64) is None
+    again = reopen_outbox(tmp_path, asked=ASKED)
+    assert again is not None
+    assert again.folder == outbox.folder
+    again.close(whole=True)
+    assert reopen_outbox(tmp_path, asked=ASKED) is None
+    assert len(outboxes(tmp_path)) == 1
+
+
+def test_an_outbox_that_cannot_be_made_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "write_json", full)
+        with pytest.raises(OSError, match="No space left on device"):
+            opened(tmp_path)
+    assert [path.name for path in (tmp_path / "outbox").iterdir() if path.is_dir()] == []
+    opened(tmp_path).close(whole=True)
+
+
 def test_the_target_names_the_server_and_what_it_is_about(tmp_path: Path) -> None:
     found = opened(tmp_path, uri="http://mlflow:5000")
     written = json.loads((found.folder / "target.json").read_text())
@@ -147,6 +236,42 @@ def test_a_target_that_cannot_be_read_is_named(outbox: Outbox) -> None:
     assert str(refused.value) == (
         f"the outbox {outbox.folder} cannot be read (Input data was truncated); remove it: its run is not told"
     )
+
+
+NEWER = b'{"run":"demo-2","schema":2,"written_with":"more"}'
+
+
+@pytest.mark.parametrize(
+    ("content", "why"),
+    [
+        (b"{", "the outbox {} cannot be read (Input data was truncated); remove it: its run is not told"),
+        (NEWER, "the outbox {} was written by a newer Retort (schema 2); send it with that one"),
+    ],
+)
+def test_an_outbox_that_cannot_be_read_is_passed_over_and_named(
+    outbox: Outbox, tmp_path: Path, content: bytes, why: str
+) -> None:
+    outbox.close(whole=False)
+    (outbox.folder / TARGET).write_bytes(content)
+    again = opened(tmp_path)  # the run does not go on there
+    assert outboxes(tmp_path) == [again.folder]
+    assert unreadable(tmp_path) == {str(outbox.folder): why.format(outbox.folder)}
+    assert goes_on(again.folder, ASKED)
+    again.close(whole=True)
+
+
+def test_an_outbox_that_goes_while_all_are_looked_at_is_none(
+    outbox: Outbox, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gone = outbox.folder / "gone" / TARGET
+    monkeypatch.setattr(Path, "glob", lambda *_: iter([gone, outbox.folder / TARGET]))
+    assert outboxes(tmp_path) == [outbox.folder]
+    assert unreadable(tmp_path) == {}
+
+
+def test_what_is_to_be_in_a_file_is_kept_as_one(outbox: Outbox) -> None:
+    folder = outbox.keep({"evidence/report.json": b"{}"})
+    assert (outbox.folder / folder / "evidence" / "report.json").read_bytes() == b"{}"
 
 
 def test_kept_files_stay_as_they_were_when_the_artifact_gives_way(outbox: Outbox, tmp_path: Path) -> None:

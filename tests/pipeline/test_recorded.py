@@ -18,7 +18,6 @@ from pipeline.recorded import (
     figures_of,
     metrics,
     origin_tags,
-    shareable,
     shown_files,
     verdict_tags,
 )
@@ -133,15 +132,6 @@ def test_no_secret_of_a_url_is_told_of_a_step_s_settings() -> None:
     _, params = begun(Step("finetune", "finetune", _Reading(), {}, {}), "finetune-1", {})
     assert isinstance(params, Params)
     assert params.values == {"distill_from": "s3://bucket/y.parquet"}
-
-
-def test_settings_are_shared_as_they_are_but_for_secrets() -> None:
-    settings = {"a": [{"b": (SECRET_PLACES[0], 1, None)}, True, 0.5], "c": "a plain word?", "d": {}}
-    assert shareable(settings) == {
-        "a": [{"b": ["https://host/x.parquet", 1, None]}, True, 0.5],
-        "c": "a plain word?",
-        "d": {},
-    }
 
 
 def test_a_step_that_reads_no_data_has_none() -> None:

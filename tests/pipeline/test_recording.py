@@ -9,6 +9,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from fakes import manifest_of
 
@@ -18,15 +19,18 @@ from pipeline.data.sources import HubSource
 from pipeline.errors import BadArtifact
 from pipeline.events import PARENT, Closed, Event, Files, Metrics, Opened, Params, Read, Tags, event_of
 from pipeline.graph import Step
-from pipeline.outbox import lines_after, outboxes
+from pipeline.outbox_reading import lines_after, outboxes
 from pipeline.progress import Silent, measured
 from pipeline.recording import Asked, Recorder
 from pipeline.records import Record
+from pipeline.sharing import NOTE
 from pipeline.tasks import Classification, TaskSplits
 from pipeline.tracking.sender_process import SenderProcess
 from pipeline.tracking.sent import State, write_state
 
 CONFIG = {"distill": {"tokens": 7}}
+MADE_AT = "2026-01-01T00:00:00+00:00"
+LATER, LATER_MS = "2099-01-01T00:00:00+00:00", 4_070_908_800_000  # than any step of these tests began
 LABELS = ("distill-small", "distill-tiny", "benchmark", "register")
 
 
@@ -103,16 +107,17 @@ class Place:
         found = [event_of(line) for folder in self.folders for line, _ in lines_after(folder)]
         return [each for each in found if isinstance(each, kinds or object) and of in (None, each.of)]
 
-    def artifact(self, label: str, *, files: Mapping[str, str] | None = None, **facts: Any) -> Artifact:
+    def artifact(
+        self, label: str, *, files: Mapping[str, str] | None = None, finished_at: str = MADE_AT, **facts: Any
+    ) -> Artifact:
         """As a stage leaves it."""
         out = self.root / "artifacts" / label
         for name, content in {"evidence/curve.jsonl": "{}", "model.onnx": "weights", **(files or {})}.items():
             (out / name).parent.mkdir(parents=True, exist_ok=True)
             (out / name).write_text(content)
         stage = label.partition("-")[0]
-        write_json(
-            out / MANIFEST, manifest_of(f"{label}-key", sealed_files(out), stage=stage, label=label, facts=facts)
-        )
+        told = {"stage": stage, "label": label, "facts": facts, "finished_at": finished_at}
+        write_json(out / MANIFEST, manifest_of(f"{label}-key", sealed_files(out), **told))
         return read_artifact(out)
 
 
@@ -132,7 +137,7 @@ def begin(recorder: Recorder, label: str, *, key: str = "") -> None:
 def end(recorder: Recorder, place: Place, label: str, **made: Any) -> None:
     artifact = place.artifact(label, **made)
     recorder.sealed(step(label), artifact, {"text": "t1"})
-    recorder.done(label, artifact)
+    recorder.done(step(label), artifact, {"text": "t1"})
 
 
 # -- a run -------------------------------------------------------------------------------------------------------------
@@ -140,7 +145,7 @@ def end(recorder: Recorder, place: Place, label: str, **made: Any) -> None:
 
 def test_a_run_with_nothing_to_do_records_nothing_and_starts_nothing(place: Place) -> None:
     with place.recorder() as recorder:
-        recorder.done("distill-small", place.artifact("distill-small"))
+        recorder.done(step("distill-small"), place.artifact("distill-small"), {"text": "t1"})
         assert recorder.outbox is None
     assert (place.folders, place.asked, place.said.lines) == ([], [], [])
     assert not (place.root / "outbox").exists()
@@ -148,7 +153,7 @@ def test_a_run_with_nothing_to_do_records_nothing_and_starts_nothing(place: Plac
 
 def test_the_first_step_opens_the_run_with_its_settings_source_and_what_was_there_before(place: Place) -> None:
     with place.recorder() as recorder:
-        recorder.done("distill-small", place.artifact("distill-small"))
+        recorder.done(step("distill-small"), place.artifact("distill-small"), {"text": "t1"})
         begin(recorder, "distill-tiny")
         assert recorder.outbox == place.folders[0]
     opened, nested = place.events(Opened)
@@ -180,7 +185,7 @@ def test_a_sealed_step_tells_its_files_before_the_tags_that_announce_them_and_is
 def test_a_benchmark_s_figures_are_metrics_of_the_run_too_and_those_of_another_target_are_called_by_it(
     place: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("pipeline.recording.write_told", lambda *_: ())
+    monkeypatch.setattr("pipeline.recorded_run.write_told", lambda *_: ())
     figures = {"student": {"p95_ms": 1.5, "p95_ms/teacher": 0.5, "agreement": None}}
     with place.recorder() as recorder:
         for target in ("here", "edge"):
@@ -198,7 +203,7 @@ def test_the_page_about_a_session_is_the_run_s(place: Place, monkeypatch: pytest
         (folder / "report.html").write_text(f"{name} {session.manifest.label} {register and register.manifest.label}")
         return (folder / "report.html",)
 
-    monkeypatch.setattr("pipeline.recording.write_told", write)
+    monkeypatch.setattr("pipeline.recorded_run.write_told", write)
     with place.recorder() as recorder:
         begin(recorder, "benchmark")
         end(recorder, place, "benchmark", target="here")
@@ -343,6 +348,17 @@ def test_no_secret_of_a_url_in_the_config_or_in_a_failure_is_on_disk(place: Plac
     assert not any(secret in told for secret in (b"ann:", b"s3cr3t", b"t0ken", b"AKIAKEY"))
 
 
+def test_a_manifest_with_a_secret_is_told_as_a_copy_without_it_and_is_not_touched(place: Place) -> None:
+    with place.recorder() as recorder:
+        begin(recorder, "distill-small")
+        end(recorder, place, "distill-small", read="https://ann:s3cr3t@host/x.parquet?sig=t0ken")
+    (files,) = place.events(Files)
+    told = msgspec.json.decode((place.folders[0] / files.folder / MANIFEST).read_bytes())
+    sealed = msgspec.json.decode((place.root / "artifacts" / "distill-small" / MANIFEST).read_bytes())
+    assert sealed["facts"] == {"read": "https://ann:s3cr3t@host/x.parquet?sig=t0ken"}
+    assert told == {"redacted": NOTE, **sealed, "facts": {"read": "https://host/x.parquet"}}
+
+
 @pytest.mark.parametrize("how", [KeyboardInterrupt(), SystemExit(143)])
 def test_an_interrupted_run_is_killed_soon_and_goes_on_later_in_the_same_run(place: Place, how: BaseException) -> None:
     with pytest.raises(type(how)):
@@ -397,22 +413,355 @@ def test_a_sender_that_broke_is_said_so_and_where_its_log_is(place: Place) -> No
     assert f"(it ended with 1; its log is {place.folders[0]}/sender.log)" in line
 
 
-def test_where_the_disk_is_full_at_the_end_the_sender_ends_and_the_run_can_go_on(
+# -- trouble -----------------------------------------------------------------------------------------------------------
+
+
+def full(*_: object, **__: object) -> None:
+    raise OSError(errno.ENOSPC, "No space left on device")
+
+
+def cannot_be_written(place: Place) -> str:
+    return (
+        f"tracking: {place.folders[0]} cannot be written (No space left on device); the run goes on, and until that "
+        "works the numbers and files of its steps are lost to its tracking server"
+    )
+
+
+def test_where_the_disk_is_full_at_the_end_the_run_ends_as_it_did_and_the_next_one_tells_it(
     place: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def full(*_: object) -> None:
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-    recorder = place.recorder()
+    recorder = place.recorder(labels=("distill-small",))
     begin(recorder, "distill-small")
     with monkeypatch.context() as patch:
         patch.setattr("pipeline.outbox.Outbox.put", full)
-        with pytest.raises(OSError, match="No space left on device"):
-            recorder.__exit__(None, None, None)
+        end(recorder, place, "distill-small", finished_at=LATER)
+        recorder.__exit__(None, None, None)
     assert place.asked == ["start", "end 15"]
-    with place.recorder() as again:
-        begin(again, "distill-small")
+    assert place.said.lines[0] == cannot_be_written(place)
+    assert place.said.lines[-1] == (
+        "tracking: the end of this run could not be written; `retort run` of the same config tells it"
+    )
+    assert statuses(place) == []
+    with place.recorder(labels=("distill-small",)) as again:
+        again.done(*done(place, "distill-small"))
+    assert statuses(place) == [("distill-small", "FINISHED"), (PARENT, "FINISHED")]
     assert len(place.folders) == 1
+    assert not any((place.root / "outbox").glob("*.open"))
+
+
+def test_while_the_disk_is_full_training_goes_on_and_only_its_numbers_are_lost(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with place.recorder() as recorder:
+        begin(recorder, "distill-small")
+        recorder.metrics("student", step=10, values={"loss": 0.5})
+        with monkeypatch.context() as patch:
+            patch.setattr("pipeline.outbox.Outbox.put", full)
+            recorder.metrics("student", step=20, values={"loss": 0.4})
+            end(recorder, place, "distill-small")
+            begin(recorder, "distill-tiny")
+            recorder.metrics("student", step=10, values={"loss": 0.3})
+        recorder.metrics("student", step=20, values={"loss": 0.2})
+    kinds = [(type(each).__name__, each.of) for each in place.events(Opened, Closed, Metrics)]
+    assert kinds == [
+        ("Opened", PARENT),
+        ("Opened", "distill-small"),
+        ("Metrics", "distill-small"),
+        ("Closed", "distill-small"),
+        ("Opened", "distill-tiny"),
+        ("Metrics", "distill-tiny"),
+        ("Closed", "distill-tiny"),
+        ("Closed", PARENT),
+    ]
+    assert place.said.lines[0] == cannot_be_written(place)
+    assert place.said.lines[-1] == (
+        "tracking: 2 events of this run were lost, as they could not be written (No space left on device)"
+    )
+    assert len(place.said.lines) == 3  # and what waits
+
+
+def test_a_run_whose_outbox_cannot_be_made_goes_on_untold_and_is_told_once_it_can(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with place.recorder() as recorder:
+        with monkeypatch.context() as patch:
+            patch.setattr("pipeline.recording.open_outbox", full)
+            begin(recorder, "distill-small")
+            recorder.metrics("student", step=10, values={"loss": 0.5})
+            end(recorder, place, "distill-small")
+            begin(recorder, "distill-tiny")
+            assert recorder.outbox is None
+        begin(recorder, "benchmark")
+        recorder.sealed(step("distill-tiny"), place.artifact("distill-tiny"), {"text": "t1"})
+    assert place.said.lines[:1] == [
+        "tracking: this run is not told to its tracking server ([Errno 28] No space left on device); it goes on"
+    ]
+    assert [each.of for each in place.events(Opened)] == [PARENT, "benchmark", "distill-tiny"]
+    assert place.events(Opened)[0].tags["retort.lineage.distill-small"]
+
+
+def test_a_run_whose_sender_cannot_be_started_goes_on_and_its_events_are_kept(place: Place) -> None:
+    def refuse(folder: Path) -> SenderProcess:
+        raise OSError(errno.ENOMEM, "Cannot allocate memory")
+
+    asked = Asked(place.root, "demo", CONFIG, "models", None, "here", LABELS)
+    with Recorder(place.said, asked, start=refuse) as recorder:
+        begin(recorder, "benchmark")
+        with measured(recorder):
+            recorder.metrics("student", step=10, values={"loss": 0.5})
+    (folder,) = place.folders
+    assert place.said.lines == [
+        "tracking: the process that sends this run cannot be started (Cannot allocate memory); its events are kept in "
+        f"{folder}, and the next run or `retort sync` sends them"
+    ]
+    assert len(place.events(Metrics)) == 1
+    assert statuses(place)[-1] == (PARENT, "FINISHED")
+
+
+@pytest.mark.parametrize(
+    "error", [BadArtifact("the receipt is of another version"), ValueError("no axis"), OSError(5, "I/O")]
+)
+def test_a_page_that_cannot_be_made_is_said_so_and_the_run_has_ended_well(
+    place: Place, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    def refuse(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr("pipeline.recorded_run.write_told", refuse)
+    with place.recorder(labels=("benchmark",)) as recorder:
+        begin(recorder, "benchmark")
+        end(recorder, place, "benchmark")
+    assert statuses(place) == [("benchmark", "FINISHED"), (PARENT, "FINISHED")]
+    assert (
+        f"tracking: the page about benchmark cannot be made ({error}); the run is told without it" in place.said.lines
+    )
+    assert not any((place.root / "outbox").glob("*.open"))
+    assert {path.name for path in place.folders[0].iterdir() if path.is_dir()} == {"files"}
+
+
+# -- what a killed process could not say -------------------------------------------------------------------------------
+
+
+def killed(recorder: Recorder) -> None:
+    """Let go of the outbox, as the kernel does."""
+    assert recorder._session is not None
+    recorder._session.outbox.close(whole=False)
+
+
+def done(place: Place, label: str, **made: Any) -> tuple[Step, Artifact, dict[str, str]]:
+    """A step that was made and sealed since it began."""
+    return step(label), place.artifact(label, **{"finished_at": LATER, **made}), {"text": "t1"}
+
+
+def test_a_step_that_was_sealed_when_its_process_was_killed_is_told_by_the_next_which_has_nothing_to_do(
+    place: Place,
+) -> None:
+    first = place.recorder(labels=("distill-small",))
+    begin(first, "distill-small")
+    killed(first)
+    with place.recorder(labels=("distill-small",)) as again:
+        again.done(*done(place, "distill-small"))
+    kinds = [(type(each).__name__, each.of) for each in place.events()]
+    assert kinds[4:] == [
+        ("Files", "distill-small"),
+        ("Tags", "distill-small"),
+        ("Closed", "distill-small"),
+        ("Tags", PARENT),
+        ("Tags", PARENT),
+        ("Closed", PARENT),
+    ]
+    assert statuses(place) == [("distill-small", "FINISHED"), (PARENT, "FINISHED")]
+    assert {each.at for each in place.events(Closed)} == {LATER_MS}  # and not when it was told
+    assert place.asked == ["start", "start", "end 15"]
+    assert not any((place.root / "outbox").glob("*.open"))
+    with place.recorder(labels=("distill-small",)) as last:
+        last.done(*done(place, "distill-small"))
+    assert len(place.asked) == 3
+
+
+def test_a_run_that_was_killed_at_its_very_end_is_finished_by_the_next_which_has_nothing_to_do(place: Place) -> None:
+    first = place.recorder(labels=("distill-small",))
+    begin(first, "distill-small")
+    end(first, place, "distill-small")
+    killed(first)
+    last_at = place.events()[-1].at
+    with place.recorder(labels=("distill-small",)) as again:
+        again.done(*done(place, "distill-small"))
+    assert statuses(place) == [("distill-small", "FINISHED"), (PARENT, "FINISHED")]
+    assert place.events()[-1].at == last_at
+    assert place.events(Tags, of=PARENT)[-1].values == {"retort.steps": "1 of 1"}
+    assert not any((place.root / "outbox").glob("*.open"))
+
+
+def test_a_run_of_which_all_was_told_before_it_was_killed_is_only_let_go_of(place: Place) -> None:
+    with place.recorder(labels=("distill-small",)) as first:
+        begin(first, "distill-small")
+        end(first, place, "distill-small")
+    (place.root / "outbox" / f"{first._asked.digest[:32]}.open").write_text(place.folders[0].name)
+    before = place.events()
+    with place.recorder(labels=("distill-small",)) as again:
+        again.done(*done(place, "distill-small"))
+    assert place.events() == before
+    assert place.asked == ["start", "end 15"]
+    assert not any((place.root / "outbox").glob("*.open"))
+
+
+def test_a_stage_that_is_only_read_leaves_an_unfinished_run_as_it_is(place: Place) -> None:
+    first = place.recorder()
+    begin(first, "distill-small")
+    end(first, place, "distill-small")
+    begin(first, "distill-tiny")
+    killed(first)
+    before = place.events()
+    with place.recorder() as again:
+        again.done(*done(place, "distill-small"))
+    assert place.events() == before
+    assert place.asked == ["start"]
+    assert any((place.root / "outbox").glob("*.open"))
+
+
+def test_of_an_unfinished_run_what_was_sealed_is_told_and_it_stays_unfinished(place: Place) -> None:
+    first = place.recorder()
+    for label in ("distill-small", "distill-tiny"):
+        begin(first, label)
+    killed(first)
+    with place.recorder() as again:
+        again.done(*done(place, "distill-small"))
+    assert statuses(place) == [("distill-tiny", "KILLED"), ("distill-small", "FINISHED"), (PARENT, "KILLED")]
+    assert any((place.root / "outbox").glob("*.open"))
+
+
+def test_a_process_that_goes_on_tells_what_the_killed_one_sealed(place: Place) -> None:
+    first = place.recorder()
+    for label in ("distill-small", "distill-tiny"):
+        begin(first, label)
+    killed(first)
+    with place.recorder() as again:
+        again.done(*done(place, "distill-small"))
+        begin(again, "benchmark")
+        again.done(*done(place, "distill-tiny"))
+        end(again, place, "benchmark", skipped="no such target")
+    assert [each for each in statuses(place) if each[0] != PARENT] == [
+        ("distill-tiny", "KILLED"),  # as far as was known when it went on
+        ("distill-small", "FINISHED"),
+        ("distill-tiny", "FINISHED"),
+        ("benchmark", "FINISHED"),
+    ]
+
+
+def test_what_was_made_before_a_step_began_is_not_what_came_of_it(place: Place) -> None:
+    """A measurement that was killed, where the one before it is read."""
+    first = place.recorder(labels=("benchmark",))
+    begin(first, "benchmark")
+    killed(first)
+    with place.recorder(labels=("benchmark",)) as again:
+        again.done(*done(place, "benchmark", finished_at="2020-01-01T00:00:00+00:00", skipped="no such target"))
+    assert statuses(place) == [("benchmark", "KILLED"), (PARENT, "FINISHED")]
+
+
+def test_a_run_that_fails_or_that_somebody_works_on_is_not_ended_by_one_with_nothing_to_do(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pipeline.outbox.LOCK_WAIT_S", 0.0)
+    first = place.recorder(labels=("distill-small",))
+    begin(first, "distill-small")
+    with place.recorder(labels=("distill-small",)) as beside:
+        beside.done(*done(place, "distill-small"))
+    assert (statuses(place), len(place.folders)) == ([], 1)
+    killed(first)
+    with suppress(BadArtifact), place.recorder(labels=("distill-small",)):
+        raise BadArtifact("an input is gone")
+    assert statuses(place) == []
+
+
+def test_a_run_that_goes_on_has_the_page_of_a_session_of_an_earlier_process(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def write(name: str, session: Artifact, register: Artifact | None, folder: Path) -> tuple[Path, ...]:
+        (folder / "report.html").write_text(f"{session.manifest.label} {register and register.manifest.label}")
+        return (folder / "report.html",)
+
+    monkeypatch.setattr("pipeline.recorded_run.write_told", write)
+    first = place.recorder()
+    begin(first, "benchmark")
+    end(first, place, "benchmark")
+    killed(first)
+    with place.recorder() as again:
+        again.done(*done(place, "benchmark"))
+        begin(again, "register")
+        end(again, place, "register")
+    (files,) = place.events(Files, of=PARENT)
+    assert (place.folders[0] / files.folder / "report.html").read_text() == "benchmark register"
+    kinds = [type(each).__name__ for each in place.events(Closed, Files, of=PARENT)]
+    assert kinds == ["Closed", "Files"]
+
+
+# -- two processes at one run ------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def both(place: Place, monkeypatch: pytest.MonkeyPatch) -> tuple[Recorder, Recorder]:
+    """Who began a run and who joined it, each at a step."""
+    monkeypatch.setattr("pipeline.outbox.LOCK_WAIT_S", 0.0)
+    owner, other = place.recorder(labels=LABELS[:2]), place.recorder(labels=LABELS[:2])
+    begin(owner, "distill-small")
+    begin(other, "distill-tiny")
+    return owner, other
+
+
+def test_who_joined_a_run_does_not_end_it_while_its_owner_is_at_work(
+    place: Place, both: tuple[Recorder, Recorder]
+) -> None:
+    owner, other = both
+    end(other, place, "distill-tiny")
+    other.__exit__(None, None, None)
+    assert statuses(place) == [("distill-tiny", "FINISHED")]
+    end(owner, place, "distill-small")
+    owner.done(*done(place, "distill-tiny"))
+    owner.__exit__(None, None, None)
+    assert [status for of, status in statuses(place) if of == PARENT] == ["FINISHED"]
+    assert not any((place.root / "outbox").glob("*.open"))
+
+
+def test_who_joined_a_run_ends_it_where_its_owner_has_ended_before_it_was_done(
+    place: Place, both: tuple[Recorder, Recorder]
+) -> None:
+    owner, other = both
+    error = BadArtifact("the text is empty")
+    owner.__exit__(type(error), error, None)
+    assert statuses(place) == [("distill-small", "FAILED"), (PARENT, "FAILED")]
+    begin(other, "distill-small")
+    for label in LABELS[:2]:
+        end(other, place, label)
+    other.__exit__(None, None, None)
+    assert statuses(place)[-1] == (PARENT, "FINISHED")
+    assert not any((place.root / "outbox").glob("*.open"))
+
+
+def test_a_step_that_goes_on_where_its_owner_was_killed_is_not_told_twice(
+    place: Place, both: tuple[Recorder, Recorder]
+) -> None:
+    owner, other = both
+    for number in (10, 20):
+        owner.metrics("small", step=number, values={"loss": 1 / number})
+    killed(owner)
+    end(other, place, "distill-tiny")
+    begin(other, "distill-small")
+    for number in (20, 30):
+        other.metrics("small", step=number, values={"loss": 1 / number})
+    other.__exit__(None, None, None)
+    assert [row.step for row in place.events(Metrics)] == [10, 20, 30]
+
+
+def test_who_joined_a_run_and_is_interrupted_leaves_one_that_came_to_its_end(
+    place: Place, both: tuple[Recorder, Recorder]
+) -> None:
+    owner, other = both
+    end(owner, place, "distill-small")
+    owner.done(*done(place, "distill-tiny"))
+    owner.__exit__(None, None, None)
+    other.__exit__(KeyboardInterrupt, KeyboardInterrupt(), None)
+    assert [status for of, status in statuses(place) if of == PARENT] == ["FINISHED"]
 
 
 # -- beside the other reporter -----------------------------------------------------------------------------------------
@@ -426,6 +775,20 @@ def test_people_see_what_they_see_without_it(place: Place) -> None:
         with recorder.bar("a bar", total=1, unit="step") as bar:
             bar.advance()
     assert (place.said.lines, place.said.events) == (["a line"], ["started"])
+
+
+def test_a_sender_that_cannot_be_asked_to_sleep_is_said_so_and_stops_nothing(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for asked in ("rest", "go"):
+        monkeypatch.setattr(Sender, asked, full)
+    with place.recorder(state=State(offset=10**9)) as recorder:
+        begin(recorder, "benchmark")
+        with measured(recorder):
+            pass
+    assert place.said.lines == [
+        "tracking: the process that sends this run is still at work, and may disturb what is measured"
+    ]
 
 
 def test_the_sender_sleeps_while_times_are_measured(place: Place) -> None:

@@ -22,7 +22,8 @@ from pipeline.artifact import MANIFEST, Artifact, sealed_files, write_json
 from pipeline.errors import BadArtifact, BadRequest, Transient
 from pipeline.events import PARENT, Closed, Opened
 from pipeline.needs import Keep, ago
-from pipeline.outbox import EVENTS, open_outbox, outboxes
+from pipeline.outbox import open_outbox
+from pipeline.outbox_reading import EVENTS, outboxes
 from pipeline.retention import Found, plan, remove
 from pipeline.store import DirectoryStore, key_lock
 from pipeline.tracking import versions
@@ -106,6 +107,11 @@ def whys(items: Any) -> dict[str, str]:
     return {item.path: item.why for item in items}
 
 
+def judged(found: Found) -> tuple[dict[str, str], list[str]]:
+    """What is kept and why, and what goes."""
+    return whys(found.kept), list(whys(found.goes))
+
+
 def everything(root: Path) -> dict[str, tuple[int, int, bytes]]:
     """Every path with its mode, time and content."""
     return {
@@ -162,13 +168,11 @@ def test_what_a_version_names_by_its_digest_is_kept_where_its_register_step_was_
     house.sealed("export-2", distilled)
     house.registered("tiny", {"retort.key": "register-9", "retort.lineage.export-student": exported.digest})
 
-    found = house.found()
-
-    assert whys(found.kept) == {
+    kept = {
         "artifacts/distill-1": "an input for version 1 of tiny",
         "artifacts/export-1": "version 1 of tiny",
     }
-    assert list(whys(found.goes)) == ["artifacts/export-2"]
+    assert judged(house.found()) == (kept, ["artifacts/export-2"])
 
 
 def test_all_versions_count_and_not_only_those_that_an_alias_names(house: House) -> None:
@@ -403,13 +407,12 @@ def test_checkpoints_that_a_run_may_go_on_from_are_kept(house: House) -> None:
         _old(house.root / "checkpoints" / key / "step-1.pt", days=days)
     house.event("long", "started", "distill-1", days=30)
     house.event("lately", "started", "distill-2", days=13)
-    found = house.found(Keep(days=14, runs=2))
-    assert whys(found.kept) == {
+    kept = {
         "checkpoints/distill-1": "its step can go on from there: run long, 30 days ago",
         "checkpoints/distill-2": "its step can go on from there: run lately, 13 days ago",
         "checkpoints/distill-3": "its step can go on from there: written 3 days ago",
     }
-    assert list(whys(found.goes)) == ["checkpoints/distill-4"]
+    assert judged(house.found(Keep(days=14, runs=2))) == (kept, ["checkpoints/distill-4"])
 
 
 def test_what_somebody_works_on_is_left(house: House) -> None:
@@ -614,12 +617,11 @@ def test_served_versions_of_a_model_that_no_registry_knows_are_kept(house: House
         _old(house.root / "cache" / "served" / name / f"{version}-0123" / "model.onnx")
     _old(house.root / "cache" / "served" / "known" / ".download-new" / "model.onnx", days=0.5)
     house.registered("known", {}, {}, alias=2)
-    found = house.found()
-    assert whys(found.kept) == {
+    kept = {
         "cache/served/known/2-0123": "an alias names version 2 of known",
         "cache/served/unknown/1-0123": "no registry that was asked knows unknown",
     }
-    assert list(whys(found.goes)) == ["cache/served/known/1-0123"]
+    assert judged(house.found()) == (kept, ["cache/served/known/1-0123"])
 
 
 def test_nothing_else_in_the_cache_goes(house: House) -> None:

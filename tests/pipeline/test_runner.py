@@ -427,7 +427,7 @@ def test_a_full_disk_is_transient_and_the_finished_are_kept(place: Workspace) ->
     assert executed(place.root) == ["second", "side", "measure", "last"]
 
 
-@pytest.mark.parametrize("where", [(Workspace, "record"), (walk.Walk, "_digests")], ids=["record", "digests"])
+@pytest.mark.parametrize("where", [(Workspace, "record"), (walk.Walk, "digests")], ids=["record", "digests"])
 def test_a_full_disk_between_stages_is_transient_too(
     place: Workspace, monkeypatch: pytest.MonkeyPatch, where: tuple[type, str]
 ) -> None:

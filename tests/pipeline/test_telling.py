@@ -42,7 +42,7 @@ def test_a_run_with_a_verdict_has_a_page_a_comment_and_test_results(benchmark: A
 
 
 def test_both_answers_of_a_gate_are_told_to_all_who_read(benchmark: Artifact, tmp_path: Path) -> None:
-    """The second one, which registers it all the same, is a test case like the others."""
+    """The second one, which registers it all the same, is a test case that is skipped where it is not kept."""
     questions = gates.questions_of(gates.parse_rules(["accuracy >= 0.5 * teacher", "size_mb <= 0.5 * champion"]))
     figures = {**benchmark.manifest.facts["figures"]}
     figures["champion"] = figures[INT8]
@@ -53,7 +53,8 @@ def test_both_answers_of_a_gate_are_told_to_all_who_read(benchmark: Artifact, tm
     for told in (page, comment, cases):
         assert "against the champion FAIL: size" in told
     assert comment.startswith("## PASS: t\n")
-    assert 'tests="2" failures="1"' in cases
+    assert 'tests="2" failures="0" errors="0">' in cases
+    assert '<skipped message="FAIL: size_mb 22.5 is not &lt;= 11.25 (0.5 * 22.5 of champion)">' in cases
 
 
 def test_a_run_that_stopped_before_its_gate_has_no_test_results(benchmark: Artifact, tmp_path: Path) -> None:

@@ -80,7 +80,7 @@ def test_only_runs_of_a_name_are_told_where_one_is_given(retort: Retort, outbox:
 
 
 def test_a_workspace_without_runs_has_none_and_is_not_made(retort: Retort, tmp_path: Path) -> None:
-    assert retort("runs").json == {"runs": [], "away": {}}
+    assert retort("runs").json == {"runs": [], "away": {}, "unreadable": {}}
     assert list(tmp_path.iterdir()) == []
 
 

@@ -8,21 +8,23 @@ from pathlib import Path
 
 import mlflow.system_metrics.metrics as theirs
 import pytest
+from registries import or_absent, small_disk
 
 from pipeline.tracking.machine_use import MachineUse
 
+HERE = Path(__file__).parent
 EATS = "eaten = b'x' * 200_000_000; print('full', flush=True); input()"
 
 
 def test_all_but_the_run_s_own_memory_is_called_as_mlflow_s_monitors_call_it() -> None:
     modules = [import_module(f"{theirs.__name__}.{name}_monitor") for name in ("cpu", "disk", "network")]
     said = "".join(Path(str(module.__file__)).read_text() for module in modules)
-    ours = {name.removeprefix("system/") for name in MachineUse(os.getpid()).look()}
+    ours = {name.removeprefix("system/") for name in MachineUse(os.getpid(), HERE).look()}
     assert {name for name in ours if f'"{name}"' not in said} == {"process_tree_memory_megabytes"}
 
 
 def test_children_count_and_are_gone_when_they_are_gone() -> None:
-    use = MachineUse(os.getpid())
+    use = MachineUse(os.getpid(), HERE)
     before = use.look()["system/process_tree_memory_megabytes"]
     with subprocess.Popen([sys.executable, "-c", EATS], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as child:
         assert child.stdout is not None
@@ -34,7 +36,7 @@ def test_children_count_and_are_gone_when_they_are_gone() -> None:
 
 
 def test_shares_are_shares() -> None:
-    found = MachineUse(os.getpid()).look()
+    found = MachineUse(os.getpid(), HERE).look()
     for name in ("cpu_utilization_percentage", "system_memory_usage_percentage", "disk_usage_percentage"):
         assert 0 <= found[f"system/{name}"] <= 100
     assert found["system/network_receive_megabytes"] >= 0
@@ -42,5 +44,14 @@ def test_shares_are_shares() -> None:
 
 def test_a_process_that_has_ended_takes_nothing() -> None:
     with subprocess.Popen([sys.executable, "-c", ""]) as child:
-        use = MachineUse(child.pid)
+        use = MachineUse(child.pid, HERE)
     assert use.look()["system/process_tree_memory_megabytes"] == pytest.approx(0.0)
+
+
+def test_the_disk_is_the_folder_s_own(tmp_path: Path) -> None:
+    with or_absent(), small_disk(tmp_path / "other", size_kib=1000):
+        (tmp_path / "other" / "file").write_bytes(bytes(256_000))
+        found = MachineUse(os.getpid(), tmp_path / "other").look()
+    assert found["system/disk_usage_megabytes"] == pytest.approx(0.256, abs=0.01)
+    assert found["system/disk_available_megabytes"] == pytest.approx(0.768, abs=0.01)
+    assert found["system/disk_usage_percentage"] == pytest.approx(25, abs=1)

@@ -12,7 +12,7 @@ from tracked import Known, known
 from pipeline import keys, recording, runner, walk
 from pipeline.errors import BadArtifact
 from pipeline.graph import Inputs, Step, Tools
-from pipeline.outbox import outboxes
+from pipeline.outbox_reading import outboxes
 from pipeline.progress import Silent
 from pipeline.records import Record
 from pipeline.tracking.client import talking_to
@@ -169,6 +169,47 @@ def test_stages_alone_belong_to_one_run_and_one_that_fails_is_told_why(place: Wo
     }
     assert runs["fake"].tags["retort.error"] == "the registry has no room"
     assert len(outboxes(place.root)) == 1
+
+
+def test_a_run_killed_between_the_seal_and_its_record_is_told_whole_by_the_next(
+    place: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def cut(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(recording.Recorder, "sealed", cut)
+        with pytest.raises(KeyboardInterrupt):
+            execute(place, only="train")
+    assert found_in(place)["train"].status == "KILLED"
+    execute(place)  # takes the first step as it is
+    runs = found_in(place)
+    assert {name: run.status for name, run in runs.items()} == dict.fromkeys(("fake", "train", "register"), "FINISHED")
+    assert runs["train"].files == ["evidence/curve.png", "manifest.json"]
+
+
+def test_a_run_killed_after_its_last_step_is_ended_by_the_next_which_has_nothing_to_do(
+    place: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sealed = recording.Recorder.sealed
+
+    def cut(recorder: recording.Recorder, step: Step, *told: Any) -> None:
+        if step.label == "register":
+            raise KeyboardInterrupt
+        sealed(recorder, step, *told)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(recording.Recorder, "sealed", cut)
+        with pytest.raises(KeyboardInterrupt):
+            execute(place)
+    assert found_in(place)["fake"].status == "KILLED"
+    done = execute(place)
+    runs = found_in(place)
+    assert {name: run.status for name, run in runs.items()} == dict.fromkeys(("fake", "train", "register"), "FINISHED")
+    told = {"retort.verdict": "PASS", "retort.version": "1", "retort.lineage.register": done["register"].digest}
+    assert runs["fake"].tags.items() >= told.items()
+    (outbox,) = outboxes(place.root)
+    assert settled(outbox)
 
 
 def test_who_does_not_want_it_told_tells_nobody(place: Workspace) -> None:

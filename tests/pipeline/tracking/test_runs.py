@@ -10,8 +10,9 @@ import pytest
 from tracked import EXPERIMENT, ending, opening, outbox_in, put, rows
 
 from pipeline.errors import BadArtifact, Transient
-from pipeline.events import PARENT, Tags
+from pipeline.events import PARENT, Closed, Opened, Tags
 from pipeline.outbox import Outbox
+from pipeline.outbox_reading import TARGET
 from pipeline.tracking import runs
 from pipeline.tracking.client import talking_to
 from pipeline.tracking.runs import Seen, parent_run_id, runs_of
@@ -46,6 +47,11 @@ def ended(place: Path, **changes: Any) -> Outbox:
     put(found, *ending(found, place))
     found.close(whole=True)
     return found
+
+
+def at(outbox: Outbox) -> int:
+    """When the last event but metrics happened."""
+    return outbox.target.made_at + 1000
 
 
 def only(place: Path, **asked: Any) -> Seen:
@@ -167,6 +173,64 @@ def test_what_waits_in_an_outbox_that_joined_a_run_is_the_run_s(
     put(other, opening()[0])
     assert only(place).waiting == 7 + 1
     other.close(whole=False)
+
+
+@pytest.fixture
+def joined(place: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Outbox, Outbox]:
+    """A run, and an outbox of a process that joined it."""
+    monkeypatch.setattr("pipeline.outbox.LOCK_WAIT_S", 0.0)
+    owner = outbox_in(place)
+    put(owner, *opening(), Closed(of="distill", status="FINISHED"))
+    return owner, outbox_in(place)
+
+
+@pytest.mark.parametrize("sent", [False, True], ids=["waiting", "sent"])
+def test_a_run_that_a_process_joined_runs_until_the_last_of_them_has_ended(
+    place: Path, joined: tuple[Outbox, Outbox], sent: bool
+) -> None:
+    owner, other = joined
+    put(other, Opened(of=PARENT, name="demo", tags={}), Closed(of=PARENT, status="FAILED", at=at(owner) + 5))
+    put(owner, Closed(of=PARENT, status="FINISHED", at=at(owner) + 3))
+    owner.close(whole=False)
+    for each in (owner, other) if sent else ():
+        send(each.folder)
+    assert (only(place).status, only(place).seconds) == ("RUNNING", None)
+    other.close(whole=False)
+    assert only(place).status == "FAILED"
+    assert (only(place).waiting == 0) == sent
+
+
+def test_a_run_whose_own_outbox_is_gone_is_told_of_by_one_that_joined_it(
+    place: Path, joined: tuple[Outbox, Outbox]
+) -> None:
+    owner, other = joined
+    owner.close(whole=False)
+    shutil.rmtree(owner.folder)
+    put(other, Opened(of=PARENT, name="demo", tags={}))
+    assert (only(place).run, only(place).status, only(place).waiting) == (owner.target.run, "RUNNING", 1)
+    other.close(whole=False)
+
+
+def test_an_outbox_that_cannot_be_read_is_named_and_hides_no_other(place: Path) -> None:
+    bad, good = ended(place), ended(place)
+    (bad.folder / TARGET).write_text('{"schema": 2}')
+    found = runs_of(place)
+    assert [seen.run for seen in found.found] == [good.folder.name]
+    assert found.unreadable == {
+        str(bad.folder): f"the outbox {bad.folder} was written by a newer Retort (schema 2); send it with that one"
+    }
+
+
+def test_an_outbox_that_cannot_be_read_keeps_no_other_from_being_sent(place: Path) -> None:
+    bad, good = ended(place), ended(place)
+    (bad.folder / TARGET).write_text('{"schema": 2}')
+    sent, unread = sync_all(place)
+    why = f"the outbox {bad.folder} was written by a newer Retort (schema 2); send it with that one"
+    assert (sent.run, sent.sent, sent.waiting, sent.why) == (good.folder.name, 15, 0, "")
+    assert (unread.run, unread.sent, unread.waiting, unread.why) == (bad.folder.name, 0, 0, why)
+    with pytest.raises(BadArtifact) as refused:
+        require_sent([sent, unread])
+    assert str(refused.value) == why
 
 
 # -- sending all -------------------------------------------------------------------------------------------------------

@@ -14,7 +14,8 @@ from tracked import ending, known, opening, outbox_in, put, rows
 
 from pipeline.errors import BadRequest, Transient
 from pipeline.events import PARENT, Closed, Files, Metrics, Opened, Params, Tags
-from pipeline.outbox import EVENTS, Outbox
+from pipeline.outbox import Outbox
+from pipeline.outbox_reading import EVENTS
 from pipeline.tracking import sending, sent
 from pipeline.tracking.client import default_uri, talking_to
 from pipeline.tracking.sending import send
@@ -375,3 +376,78 @@ def test_the_workspace_s_own_registry_is_the_default(tmp_path: Path) -> None:
     outbox = outbox_in(tmp_path)
     assert sending.uri_of(outbox.folder) == default_uri(tmp_path)
     outbox.close(whole=True)
+
+
+# -- two processes at one run ------------------------------------------------------------------------------------------
+
+AT = 4_070_908_800_000  # than any of these tests is made later
+
+
+@pytest.fixture
+def joined(make: Callable[..., Outbox], monkeypatch: pytest.MonkeyPatch) -> tuple[Outbox, Outbox]:
+    """The outbox of a run, and that of a process that joined it, each in the middle of a step."""
+    monkeypatch.setattr("pipeline.outbox.LOCK_WAIT_S", 0.0)
+    owner, other = make(), make()
+    put(owner, *opening())
+    put(other, opening()[0], Opened(of="export", name="export", key="export-1", tags={}))
+    return owner, other
+
+
+def statuses(client: Any, experiment: str) -> dict[str, str]:
+    return {name: run.status for name, run in known(client, experiment=experiment).items()}
+
+
+@pytest.mark.parametrize("owner_first", [True, False])
+def test_of_two_ends_of_a_run_the_later_one_holds_whichever_is_sent_last(
+    joined: tuple[Outbox, Outbox], client: Any, experiment: str, owner_first: bool
+) -> None:
+    owner, other = joined
+    put(owner, *(Closed(of=of, status="FAILED", at=AT) for of in ("distill", PARENT)))
+    owner.close(whole=False)
+    put(other, Opened(of="distill", name="distill", key="distill-1", tags={}, at=AT + 1))
+    put(other, *(Closed(of=of, status="FINISHED", at=AT + 2) for of in ("distill", "export", PARENT)))
+    other.close(whole=True)
+    for each in (owner, other) if owner_first else (other, owner):
+        send(each.folder)
+    assert statuses(client, experiment) == dict.fromkeys(("demo", "distill", "export"), "FINISHED")
+    assert (settled(owner.folder), settled(other.folder)) == (True, True)
+
+
+def test_who_joins_a_run_that_has_ended_does_not_set_it_running(
+    joined: tuple[Outbox, Outbox], client: Any, experiment: str
+) -> None:
+    owner, other = joined
+    put(owner, *(Closed(of=of, status="FINISHED", at=owner.target.made_at) for of in ("distill", PARENT)))
+    owner.close(whole=False)
+    send(owner.folder)
+    send(other.folder)
+    assert statuses(client, experiment) == {"demo": "FINISHED", "distill": "FINISHED", "export": "RUNNING"}
+    other.close(whole=False)
+    send(other.folder)
+    assert statuses(client, experiment) == {"demo": "FINISHED", "distill": "FINISHED", "export": "KILLED"}
+
+
+def test_a_run_whose_owner_was_killed_is_ended_by_the_one_that_joined_it(
+    joined: tuple[Outbox, Outbox], client: Any, experiment: str
+) -> None:
+    owner, other = joined
+    owner.close(whole=False)
+    for each in joined:
+        send(each.folder)
+    assert statuses(client, experiment) == {"demo": "RUNNING", "distill": "KILLED", "export": "RUNNING"}
+    put(other, Closed(of="export", status="FINISHED"), Closed(of=PARENT, status="FINISHED"))
+    other.close(whole=False)
+    for each in (other, owner):
+        send(each.folder)
+    assert statuses(client, experiment) == {"demo": "FINISHED", "distill": "KILLED", "export": "FINISHED"}
+    assert (settled(owner.folder), settled(other.folder)) == (True, True)
+
+
+def test_a_run_of_which_all_processes_were_killed_is_killed(
+    joined: tuple[Outbox, Outbox], client: Any, experiment: str
+) -> None:
+    for each in joined:
+        each.close(whole=False)
+    for each in joined:
+        send(each.folder)
+    assert statuses(client, experiment) == dict.fromkeys(("demo", "distill", "export"), "KILLED")

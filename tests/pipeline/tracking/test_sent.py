@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 from tracked import opening, outbox_in, put
 
-from pipeline.outbox import Outbox, lines_after
+from pipeline.outbox import Outbox
+from pipeline.outbox_reading import lines_after
 from pipeline.tracking.sent import STATE, State, read_state, settled, waiting, write_state
 
 
