@@ -8,6 +8,7 @@ from xml.etree import ElementTree as Xml
 
 from benchmarks.shown import (
     Check,
+    Judged,
     Outcomes,
     Table,
     Verdict,
@@ -22,6 +23,7 @@ from serving.errors import BadRequest
 
 MARKDOWN: Final = "outcome.md"
 JUNIT: Final = "junit.xml"
+SKIPPED: Final = "SKIPPED"  # of a rule against the champion that is not kept
 AT_MOST: Final = 20  # findings in a comment, whose length is limited where it is posted
 # XML 1.0 has no way to write the other control characters, not even escaped.
 _NOT_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
@@ -90,7 +92,8 @@ def _text(text: str) -> str:
 
 
 def junit(told: Outcomes) -> str:
-    """A test suite a candidate, in it a test case a rule: FAIL is a failure, INCONCLUSIVE an error with its reason.
+    """A test suite a candidate, in it a test case a rule: FAIL is a failure, INCONCLUSIVE an error with its reason. A
+    rule against the champion that is not kept is skipped: the version stays challenger, and nothing has failed.
 
     A candidate that the gate passed over has its failures here even where the verdict, a property of every suite, is
     PASS: the exit code is what CI should act on.
@@ -102,33 +105,42 @@ def junit(told: Outcomes) -> str:
     if verdict is None:
         raise BadRequest("JUnit XML has a test case for each rule of a gate, and no gate was asked: give it rules")
     root = Xml.Element("testsuites", name=_xml(told.title))
-    _count(root, [check for judged in verdict.candidates for check in judged.checks])
+    _count(root, [outcome for judged in verdict.candidates for outcome in _outcomes(judged)])
     for judged in verdict.candidates:
         suite = Xml.SubElement(root, "testsuite", name=_xml(judged.variant), timestamp=told.receipt.started, time="0")
-        _count(suite, judged.checks)
+        _count(suite, _outcomes(judged))
+        suite.set("skipped", str(_outcomes(judged).count(SKIPPED)))
         properties = Xml.SubElement(suite, "properties")
         for name, value in _properties(told, verdict).items():
             Xml.SubElement(properties, "property", name=_xml(name), value=_xml(value))
-        for check in judged.checks:
-            _add_case(suite, judged.variant, check)
+        for check, outcome in zip(judged.checks, _outcomes(judged), strict=True):
+            _add_case(suite, judged.variant, check, outcome=outcome)
     Xml.indent(root)
     return f'<?xml version="1.0" encoding="UTF-8"?>\n{Xml.tostring(root, encoding="unicode")}\n'
 
 
-def _count(element: Xml.Element, checks: Sequence[Check]) -> None:
-    outcomes = [check.outcome for check in checks]
+def _outcomes(judged: Judged) -> tuple[str, ...]:
+    """Of each check, as CI is to take it."""
+    unkept = {check.rule for check in judged.against if check.outcome != "PASS"}
+    return tuple(SKIPPED if check.rule in unkept else check.outcome for check in judged.checks)
+
+
+def _count(element: Xml.Element, outcomes: Sequence[str]) -> None:
     element.set("tests", str(len(outcomes)))
     element.set("failures", str(outcomes.count("FAIL")))
     element.set("errors", str(outcomes.count("INCONCLUSIVE")))
 
 
-def _add_case(suite: Xml.Element, variant: str, check: Check) -> None:
+def _add_case(suite: Xml.Element, variant: str, check: Check, *, outcome: str) -> None:
     case = Xml.SubElement(suite, "testcase", classname=_xml(variant), name=_xml(check.rule), time="0")
-    if check.outcome == "PASS":
-        Xml.SubElement(case, "system-out").text = _xml(check.text)
+    text = _xml(check.text)
+    if outcome == "PASS":
+        Xml.SubElement(case, "system-out").text = text
+    elif outcome == SKIPPED:
+        Xml.SubElement(case, "skipped", message=f"{check.outcome}: {text}").text = text
     else:
-        kind = "failure" if check.outcome == "FAIL" else "error"
-        Xml.SubElement(case, kind, message=_xml(check.text), type=check.outcome).text = _xml(check.text)
+        kind = "failure" if outcome == "FAIL" else "error"
+        Xml.SubElement(case, kind, message=text, type=outcome).text = text
 
 
 def _properties(told: Outcomes, verdict: Verdict) -> dict[str, str]:

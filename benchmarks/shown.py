@@ -43,12 +43,15 @@ class Check(Protocol):
 
 
 class Judged(Protocol):
-    """One candidate with all its checks."""
+    """One candidate with all its checks, and those of them that decide no verdict but whether it becomes the
+    champion."""
 
     @property
     def variant(self) -> str: ...
     @property
     def checks(self) -> Sequence[Check]: ...
+    @property
+    def against(self) -> Sequence[Check]: ...
 
 
 class Verdict(Protocol):

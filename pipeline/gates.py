@@ -87,6 +87,11 @@ class Judged(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     checks: tuple[Check, ...]
     promotion: Outcome | None = None
 
+    @property
+    def against(self) -> tuple[Check, ...]:
+        """Its checks against the champion: they decide its promotion, and no verdict."""
+        return () if self.promotion is None else tuple(check for check in self.checks if check.baseline == CHAMPION)
+
 
 class Verdict(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What the gate says; `chosen` is the variant to register, None unless the verdict is PASS.
@@ -206,10 +211,7 @@ def _chosen(chosen: Judged, judged: tuple[Judged, ...], *, opening: str) -> Verd
 
 def checks_of(judged: Judged) -> tuple[list[Check], list[Check]]:
     """By question: those of its own rules, and those against the champion."""
-    if judged.promotion is None:
-        return list(judged.checks), []
-    against = [check for check in judged.checks if check.baseline == CHAMPION]
-    return [check for check in judged.checks if check not in against], against
+    return [check for check in judged.checks if check not in judged.against], list(judged.against)
 
 
 def _passed(one: Judged, verb: str, whose: str) -> str:

@@ -17,10 +17,19 @@ from serving.errors import BadRequest
 RULES = ("accuracy >= 0.95 * teacher", "p95_ms <= 0.3 * teacher with confidence", "server_rps >= 100")
 
 
-def told(rules: tuple[str, ...] = RULES, *, of: Receipt | None = None, title: str = "tickets") -> Outcomes:
+def told(
+    rules: tuple[str, ...] = RULES,
+    *,
+    against: tuple[str, ...] = (),
+    of: Receipt | None = None,
+    title: str = "tickets",
+) -> Outcomes:
+    """Of a gate with these rules of its own, and those `against` the champion, which is the teacher."""
     of = of or receipt()
     figures = figures_of(of)
-    verdict = gates.judge(gates.parse_rules(rules), figures, [SMALL, INT8])
+    figures |= {"champion": figures[TEACHER]}
+    champion = gates.parse_rules(against) if against else ()
+    verdict = gates.judge(gates.parse_rules(rules), figures, [SMALL, INT8], against=champion)
     return Outcomes(title, of, figures, metric="accuracy", verdict=verdict)
 
 
@@ -133,6 +142,32 @@ def test_junit_tells_a_failure_from_an_error_with_its_reason() -> None:
     assert (unknown[0].tag, unknown[0].get("type")) == ("error", "INCONCLUSIVE")
     assert unknown[0].get("message") == unknown[0].text
     assert "server_rps of student-onnx-fp32 is not known" in str(unknown[0].text)
+
+
+def test_a_version_that_stays_challenger_is_no_failure_for_ci() -> None:
+    against = ("accuracy >= 1.01 * champion", "server_rps >= 1.0 * champion", "p95_ms <= 1.0 * champion")
+    found = told(RULES[:1], against=against)
+    assert found.verdict is not None
+    assert (found.verdict.verdict, found.verdict.chosen) == ("PASS", INT8)
+    root = Xml.fromstring(junit(found))
+    assert root.attrib == {"name": "tickets", "tests": "8", "failures": "0", "errors": "0"}
+    suites = root.findall("testsuite")
+    assert [suite.get("skipped") for suite in suites] == ["2", "2"]
+    own, worse, unknown, kept = ([*case] for case in suites[0].findall("testcase"))
+    assert [child.tag for child in (*own, *worse, *unknown, *kept)] == [
+        "system-out",
+        "skipped",
+        "skipped",
+        "system-out",
+    ]
+    assert worse[0].get("message") == f"FAIL: {worse[0].text}"
+    assert worse[0].text == "accuracy 0.88 is not >= 0.909 (1.01 * 0.9 of champion)"
+    assert str(unknown[0].get("message")).startswith("INCONCLUSIVE: server_rps of student-onnx-fp32 is not known")
+
+
+def test_a_bundle_that_somebody_calls_champion_is_judged_by_rules_as_any_other() -> None:
+    root = Xml.fromstring(junit(told(("accuracy >= 1.01 * champion",))))
+    assert root.attrib == {"name": "tickets", "tests": "2", "failures": "2", "errors": "0"}
 
 
 def test_every_suite_says_where_and_what_the_verdict_is() -> None:
