@@ -12,7 +12,14 @@ from pipeline.errors import BadArtifact, BadRequest, Transient
 from pipeline.ledger import Chain, Entry, Kept, chain, entry_hash, entry_text
 from pipeline.tracking.client import talking_to
 from pipeline.tracking.ledgers import ensure_model, names_with_tag, read_version_file
-from pipeline.tracking.versions import Version, create_version, model_called, model_names, versions_of
+from pipeline.tracking.versions import (
+    Version,
+    create_version,
+    model_called,
+    model_names,
+    versions_of,
+    versions_without_aliases,
+)
 from serving.reaching import is_made
 from serving.registry import DIGEST_TAG
 from serving.registry_failures import shown
@@ -134,7 +141,7 @@ def read_chain(client: Any, name: str) -> Chain:
             f"the model {ledger} in the registry {shown(client.tracking_uri)} was registered by something else than "
             f"Retort (it has no tag {LEDGER_TAG}), so the moves of {name} cannot be kept there; rename it"
         )
-    entries = {each.number: each.tags for each in versions_of(client, ledger)}
+    entries = {each.number: each.tags for each in versions_without_aliases(client, ledger)}
     return chain([Kept(number, tags.get(ENTRY_TAG, ""), tags.get(HASH_TAG, "")) for number, tags in entries.items()])
 
 

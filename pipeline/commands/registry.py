@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from pipeline.commands.opening import opened_registry
 from pipeline.commands.options import WORKSPACE, Json, Key, Root, Settings, StoreUrl, TrackingUri, Who, echo
 from pipeline.errors import BadArtifact, BadRequest
 from pipeline.progress import summary_console
@@ -84,10 +85,10 @@ def history(
     Examples:  retort history retort-demo      retort history retort-demo --at 2026-11-17
     """
     from pipeline.alias_history import named_at
-    from pipeline.kept_ledger import existing_registry, read_state_at_rest
+    from pipeline.kept_ledger import read_state_at_rest
     from pipeline.registry_tables import doubts_lines, history_table, history_told, spans_table, spans_told
 
-    with existing_registry(_uri(tracking_uri, workspace)) as client:
+    with opened_registry(_uri(tracking_uri, workspace)) as client:
         state = read_state_at_rest(client, name)
     found = None if at is None else named_at(state.chain, at, state.named)
     if not json_only:
@@ -105,10 +106,10 @@ def models(
 
     Examples:  retort models      retort models retort-demo --json
     """
-    from pipeline.kept_ledger import existing_registry, own_models, read_versions
+    from pipeline.kept_ledger import own_models, read_versions
     from pipeline.registry_tables import model_told, models_table, versions_table
 
-    with existing_registry(_uri(tracking_uri, workspace)) as client:
+    with opened_registry(_uri(tracking_uri, workspace)) as client:
         found = own_models(client) if name is None else {name: read_versions(client, name)}
     if not json_only:
         _show(models_table(found) if name is None else versions_table(found[name]))
@@ -174,11 +175,10 @@ def _reason(why: str | None) -> str:
 
 def _move(name: str, act: Callable[[Any], "Moved"], *, resume: bool, uri: str, json_only: bool) -> None:
     """Make a move, or only finish one, and say what came of it."""
-    from pipeline.kept_ledger import existing_registry
     from pipeline.promotion import settled
     from pipeline.registry_tables import moved_lines, moved_told, settled_lines, settled_told
 
-    with existing_registry(uri) as client:
+    with opened_registry(uri) as client:
         if resume:
             after = settled(client, name)
             lines, told = settled_lines(after), settled_told(after)

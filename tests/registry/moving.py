@@ -4,8 +4,10 @@ import contextlib
 import hashlib
 import json
 import shutil
-from collections.abc import Iterator
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Final, Literal
 
@@ -74,77 +76,93 @@ def disagreements(registry: Registry, name: str) -> Iterator[str]:
 
 
 @dataclass
-class Moving:
-    """Moves an alias to and fro, each time broken off."""
+class Attempt(ABC):
+    """Something that moves an alias, each time broken off; then it is mended, and looked at."""
 
     registry: Registry  # as seen through proxies
     line: Line
     name: str
     how: Breaking
-    mend: Mend
+    mend: str
     number: int = 0
-    told: bool = False  # that the last move was made
+    told: bool = False  # that the last one was made
 
     def __call__(self, number: int) -> None:
         self.number, self.told = number, False
-        now = named_now(self.registry, self.name)
+        act = self.ready()
         self.line.clear(self.how.at(number))
         with contextlib.suppress(Transient):
-            moving(self.registry.uri, self.name, another(now), why=f"try {number}")
+            act()
             self.told = True
 
     def faults(self) -> list[str]:
+        self.mended()
+        made = [entry for _, entry in entries_of(self.registry, self.name) if entry["why"] == f"try {self.number}"]
+        wrong = [f"{len(made)} entries count"] if len(made) > 1 or (self.told and not made) else []
+        return [*wrong, *self.more_faults(made=len(made)), *disagreements(self.registry, self.name)]
+
+    @abstractmethod
+    def ready(self) -> Callable[[], object]:
+        """Make all ready; what is to be broken off."""
+
+    @abstractmethod
+    def mended(self) -> None:
+        """What is done after an interruption."""
+
+    def more_faults(self, *, made: int) -> list[str]:
+        """Where more can be asked than of any move; `made` is how many entries the last one has."""
+        return []
+
+
+@dataclass
+class Moving(Attempt):
+    """Moves an alias to and fro."""
+
+    mend: Mend
+
+    def ready(self) -> Callable[[], object]:
+        to = another(named_now(self.registry, self.name))
+        return partial(moving, self.registry.uri, self.name, to, why=f"try {self.number}")
+
+    def mended(self) -> None:
         if self.mend == "settle":
             settling(self.registry.uri, self.name)
         else:
             now = named_now(self.registry, self.name)
             last = [entry["to"] for _, entry in entries_of(self.registry, self.name)][-1:]
             moving(self.registry.uri, self.name, another(now, *last), why="the next")
-        made = [entry for _, entry in entries_of(self.registry, self.name) if entry["why"] == f"try {self.number}"]
-        wrong = [f"{len(made)} entries count"] if len(made) > 1 or (self.told and not made) else []
-        return [*wrong, *disagreements(self.registry, self.name)]
 
 
 @dataclass
-class Rolling:
-    """Takes an alias back from the last version to the one before, each time broken off; then settles, or does the same
-    again where it was not made: it goes back by one."""
+class Rolling(Attempt):
+    """Takes an alias back from the last version to the one before; then settles, or does the same again where it was
+    not made: it goes back by one."""
 
-    registry: Registry  # as seen through proxies
-    line: Line
-    name: str
-    how: Breaking
     mend: RollMend
-    number: int = 0
-    told: bool = False  # that the last one was made
 
-    def __call__(self, number: int) -> None:
-        self.number, self.told = number, False
+    def ready(self) -> Callable[[], object]:
         for version in VERSIONS:
             if named_now(self.registry, self.name) != VERSIONS[-1]:
                 moving(self.registry.uri, self.name, version)
-        self.line.clear(self.how.at(number))
-        with contextlib.suppress(Transient):
-            self.back()
-            self.told = True
+        return self.back
 
     def back(self) -> None:
         with talking_to(self.registry.uri) as client:
             rollback(client, self.name, to=None, alias=ALIAS, why=f"try {self.number}", who="tests")
 
-    def faults(self) -> list[str]:
-        complete = (
-            not [*disagreements(self.registry, self.name)] and named_now(self.registry, self.name) != VERSIONS[-1]
-        )
+    def mended(self) -> None:
+        agreed = not [*disagreements(self.registry, self.name)]
+        complete = agreed and named_now(self.registry, self.name) != VERSIONS[-1]
         if self.mend == "settle":
             settling(self.registry.uri, self.name)
         elif not complete:  # else nobody can know that it is no second one
             self.back()
-        made = [entry for _, entry in entries_of(self.registry, self.name) if entry["why"] == f"try {self.number}"]
-        wrong = [f"{len(made)} entries count"] if len(made) > 1 or (self.told and not made) else []
-        if self.mend == "again" and (len(made), named_now(self.registry, self.name)) != (1, VERSIONS[-2]):
-            wrong.append(f"{len(made)} entries count, and the alias names {named_now(self.registry, self.name)}")
-        return [*wrong, *disagreements(self.registry, self.name)]
+
+    def more_faults(self, *, made: int) -> list[str]:
+        now = named_now(self.registry, self.name)
+        if self.mend == "settle" or (made, now) == (1, VERSIONS[-2]):
+            return []
+        return [f"{made} entries count, and the alias names {now}"]
 
 
 def named_now(registry: Registry, name: str) -> str:
@@ -159,10 +177,7 @@ def another(*named: str) -> str:
 def broken_moves(
     registry: Registry, folder: Path, workspace: Path, how: Breaking, mend: Mend, requests: int, share: int
 ) -> list[Fault]:
-    with through(registry) as (seen, line):
-        take_environment({**seen.environment, **NO_PAUSES})
-        name = f"move-{how}-{mend}-{share}"
-        register_versions(seen, folder, workspace, name)
+    with versions_through(registry, folder, workspace, f"move-{how}-{mend}-{share}") as (seen, line, name):
         attempt = Moving(seen, line, name, how, mend)
         return faults_of_each(attempt, attempt.faults, line=line, requests=requests, share=share)
 
@@ -170,12 +185,20 @@ def broken_moves(
 def broken_rollbacks(
     registry: Registry, folder: Path, workspace: Path, how: Breaking, mend: RollMend, requests: int, share: int
 ) -> list[Fault]:
-    with through(registry) as (seen, line):
-        take_environment({**seen.environment, **NO_PAUSES})
-        name = f"back-{how}-{mend}-{share}"
-        register_versions(seen, folder, workspace, name)
+    with versions_through(registry, folder, workspace, f"back-{how}-{mend}-{share}") as (seen, line, name):
         attempt = Rolling(seen, line, name, how, mend)
         return faults_of_each(attempt, attempt.faults, line=line, requests=requests, share=share)
+
+
+@contextlib.contextmanager
+def versions_through(
+    registry: Registry, folder: Path, workspace: Path, name: str
+) -> Iterator[tuple[Registry, Line, str]]:
+    """A registry seen through proxies, the line that can be cut, and the name of a model that has versions there."""
+    with through(registry) as (seen, line):
+        take_environment({**seen.environment, **NO_PAUSES})
+        register_versions(seen, folder, workspace, name)
+        yield seen, line, name
 
 
 def killed_moves(empty: Path, folder: Path, workspace: Path, moments: int, share: int) -> list[Fault]:
