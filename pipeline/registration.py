@@ -34,7 +34,8 @@ NO_ENTRY: Final = "it has the alias, and the ledger does not say why"
 
 
 class Given(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A version in the registry and the aliases that it had when the stage ended; `new` where this run made it."""
+    """A version in the registry and the aliases that it had when the stage ended. `new` where this very step made it,
+    in this try or in one that was killed; not where the champion had these bytes already."""
 
     name: str
     version: str

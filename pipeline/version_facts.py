@@ -54,14 +54,8 @@ def facts_of(
             the steps read.
         Transient: a source is elsewhere and cannot be reached.
     """
-    found = read_bundle(bundle)
-    if found.digest != digest:
-        raise BadArtifact(f"{bundle} is {found.digest[:12]}, not the {digest[:12]} that was chosen; run again")
+    found = _chosen(bundle, digest=digest)
     manifests = {label: artifact.manifest for label, artifact in artifacts.items()}
-    student, measured = _student(found.spec.name, manifests), manifests[BENCHMARK]
-    distilled, tuned = manifests.get(f"distill-{student}") or manifests["distill"], manifests[f"finetune-{student}"]
-    origins = tuple(_origins(manifests, distilled, tuned, sources or {}, cache or Path()))
-    _require_read(manifests, sources or {}, origins, cache or Path())
     return VersionFacts(
         name=name,
         alias=alias,
@@ -69,13 +63,28 @@ def facts_of(
         verdict=verdict,
         licence=Licence(licence, "whoever registered it") if licence else NOT_STATED,
         code=code_licence(),
-        origins=origins,
-        **_learned(distilled.facts, tuned.facts, measured.facts),
-        metrics=(measured.facts["metric"], *measured.facts["also"][found.spec.name]),
+        **_taught(manifests, found.spec.name, sources or {}, cache or Path()),
         parity=_decoded(bundle / RECEIPTS / PARITY, Parity),
         sessions=tuple(_sessions(manifests, found)),
         steps=tuple(_step(manifest) for manifest in manifests.values()),
     )
+
+
+def _chosen(bundle: Path, *, digest: str) -> Bundle:
+    found = read_bundle(bundle)
+    if found.digest != digest:
+        raise BadArtifact(f"{bundle} is {found.digest[:12]}, not the {digest[:12]} that was chosen; run again")
+    return found
+
+
+def _taught(manifests: Mapping[str, Manifest], variant: str, sources: Mapping[str, Any], cache: Path) -> dict[str, Any]:
+    """What the variant learned from, and what it was judged by."""
+    student, measured = _student(variant, manifests), manifests[BENCHMARK].facts
+    distilled, tuned = manifests.get(f"distill-{student}") or manifests["distill"], manifests[f"finetune-{student}"]
+    origins = tuple(_origins(manifests, distilled, tuned, sources, cache))
+    _require_read(manifests, sources, origins, cache)
+    metrics = (measured["metric"], *measured["also"][variant])
+    return {"origins": origins, "metrics": metrics} | _learned(distilled.facts, tuned.facts, measured)
 
 
 def _student(variant: str, manifests: Mapping[str, Manifest]) -> str:

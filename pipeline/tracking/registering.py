@@ -1,6 +1,7 @@
 """A version of a registered model: the version folder's own bytes in a LoggedModel, read back, then made visible."""
 
 import hashlib
+import json
 import logging
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -24,7 +25,7 @@ from pipeline.tracking.versions import (
     versions_of,
 )
 from serving.bundle import read_bundle
-from serving.reaching import expect_answers, fetch_files
+from serving.reaching import expect_answers, fetch_files, is_server
 from serving.registry import DIGEST_TAG
 from serving.registry_failures import failure_of, raised_by_registries, shown
 from serving.signatures import FILES, FILES_TAG, verify_folder
@@ -108,9 +109,10 @@ def _registered(version: Version, *, uri: str, new: bool) -> Registered:
 
 
 def _only(client: Any, offer: Offer, found: Sequence[Version]) -> Version:
-    """The first of the versions of one key; the others go, but one that somebody gave an alias, and so does what was
-    logged and is no version."""
+    """The first of the versions of one key, which its LoggedModel is told of; the others go, but one that somebody gave
+    an alias, and so does what was logged and is no version."""
     first, *others = found
+    _link(client, first)
     named = set((aliases_of(client, first.name) or {}).values()) if others else set()
     for other in others:
         if str(other.number) not in named:
@@ -119,6 +121,22 @@ def _only(client: Any, offer: Offer, found: Sequence[Version]) -> Version:
     if experiment is not None and experiment.lifecycle_stage == "active":
         remove_leftovers(client, experiment.experiment_id, first.name, key=offer.key, kept=(first.model_id,))
     return first
+
+
+def _link(client: Any, version: Version) -> None:
+    """Let MLflow's page of a LoggedModel show the version that it became: a server of MLflow's does so when it makes a
+    version, and its client of a database does not. Where that is refused, the version is registered all the same."""
+    if is_server(client.tracking_uri) or version.model_id is None:
+        return
+    from mlflow.utils.mlflow_tags import MLFLOW_MODEL_VERSIONS
+
+    told = json.dumps([{"name": version.name, "version": version.number}])
+    try:
+        if MLFLOW_MODEL_VERSIONS not in client.get_logged_model(version.model_id).tags:
+            client.set_logged_model_tags(version.model_id, {MLFLOW_MODEL_VERSIONS: told})
+    except raised_by_registries() as error:
+        reason = failure_of(error, uri=client.tracking_uri)
+        _log.warning("the logged model of version %d of %s does not name it: %s", version.number, version.name, reason)
 
 
 def _withdraw(client: Any, version: Version) -> None:

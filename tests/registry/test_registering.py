@@ -1,6 +1,7 @@
 """What the pipeline registers in a real registry is what anyone fetches from there."""
 
 import itertools
+import json
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -65,6 +66,15 @@ def test_a_version_says_where_it_came_from_and_has_no_alias(registry: Registry, 
     )
     assert version.tags == {**offer.tags, KEY_TAG: offer.key}
     assert client_of(registry).get_registered_model(offer.name).aliases == {}
+
+
+def test_mlflow_s_page_of_the_logged_model_shows_the_version_in_every_registry(
+    registry: Registry, offer: Offer, workspace: Path
+) -> None:
+    found = register(offer, uri=registry.uri, workspace=workspace)
+    tags = client_of(registry).get_logged_model(found.model_id).tags
+    shown = [(each["name"], str(each["version"])) for each in json.loads(tags["mlflow.modelVersions"])]
+    assert shown == [(offer.name, "1")]
 
 
 def test_a_key_is_registered_once_and_another_key_beside_it(registry: Registry, offer: Offer, workspace: Path) -> None:

@@ -1,6 +1,7 @@
 """Against a real MLflow sqlite store, each test with a model of its own."""
 
 import itertools
+import json
 import logging
 import shutil
 import socket
@@ -55,6 +56,11 @@ def logged(client: Any, offer: Offer) -> list[Any]:
 
 def numbers(client: Any, offer: Offer) -> list[int]:
     return sorted(int(version.version) for version in client.search_model_versions(f"name='{offer.name}'"))
+
+
+def shown_versions(client: Any, offer: Offer) -> list[Any]:
+    """Of each LoggedModel, what MLflow's own pages say that it became."""
+    return [json.loads(model.tags.get("mlflow.modelVersions", "null")) for model in logged(client, offer)]
 
 
 # -- what is registered ------------------------------------------------------------------------------------------------
@@ -122,6 +128,49 @@ def test_the_same_step_makes_one_version_however_often_it_is_run(offer: Offer, r
     assert again == replace(first, new=False)
     assert numbers(client, offer) == [1]
     assert len(logged(client, offer)) == 1
+
+
+def test_mlflow_s_page_of_the_logged_model_shows_the_version_that_it_became(
+    offer: Offer, root: Path, client: Any
+) -> None:
+    registered(offer, root)
+    assert shown_versions(client, offer) == [[{"name": offer.name, "version": 1}]]
+
+
+def test_what_a_killed_try_could_not_say_on_that_page_the_next_one_says(
+    offer: Offer, root: Path, client: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def killed(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("mlflow.MlflowClient.set_logged_model_tags", killed)
+        with pytest.raises(KeyboardInterrupt):
+            registered(offer, root)
+    assert shown_versions(client, offer) == [None]
+    assert not registered(offer, root).new
+    assert shown_versions(client, offer) == [[{"name": offer.name, "version": 1}]]
+
+
+def test_versions_that_others_made_of_the_same_logged_model_stay_on_that_page(
+    offer: Offer, root: Path, client: Any
+) -> None:
+    found = registered(offer, root)
+    both = [{"name": offer.name, "version": 1}, {"name": "elsewhere", "version": 7}]
+    client.set_logged_model_tags(found.model_id, {"mlflow.modelVersions": json.dumps(both)})
+    registered(offer, root)
+    assert shown_versions(client, offer) == [both]
+
+
+def test_a_logged_model_that_somebody_deleted_fails_no_version(
+    offer: Offer, root: Path, client: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    first = registered(offer, root)
+    client.delete_logged_model(first.model_id)
+    with caplog.at_level(logging.WARNING, logger="pipeline"):
+        assert registered(offer, root) == replace(first, new=False)
+    (told,) = caplog.messages
+    assert told.startswith(f"the logged model of version 1 of {offer.name} does not name it: ")
 
 
 def test_more_of_a_description_than_a_database_takes_is_cut(offer: Offer, root: Path, client: Any) -> None:

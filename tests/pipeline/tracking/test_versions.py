@@ -1,6 +1,7 @@
 """What a registry has is read whole: against a real MLflow sqlite store, each test with a model of its own."""
 
 import itertools
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from pipeline.tracking.versions import (
     model_names,
     version_by_key,
     versions_of,
+    versions_without_aliases,
 )
 
 # Raised inside MLflow's own models of its tables.
@@ -49,6 +51,15 @@ def test_all_versions_are_found_in_their_order_with_tags_and_aliases(client: Any
     assert [version.tags for version in found] == [{KEY_TAG: key, "word": "it's"} for key in "aba"]
     assert {(version.name, version.run_id, version.source) for version in found} == {(name, None, "file:///nowhere")}
     assert all(datetime.now(UTC) - version.created_at < timedelta(minutes=5) for version in found)
+
+
+def test_without_aliases_the_same_versions_are_found_and_the_model_is_not_asked_for(
+    client: Any, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client.set_registered_model_alias(name, "champion", "3")
+    found = [replace(version, aliases=()) for version in versions_of(client, name)]
+    monkeypatch.setattr("mlflow.MlflowClient.search_registered_models", None)
+    assert versions_without_aliases(client, name) == found
 
 
 def test_more_than_one_page_is_read(client: Any, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
