@@ -9,7 +9,7 @@ compile --generate-hashes --output-file serving.txt serving.in
 for set in pipeline dev; do
   compile --output-file "$set.txt" "$set.in" --constraint <(sed -nE 's/^([A-Za-z0-9._-]+==[^ ;\\]+).*/\1/p' serving.txt)
   # torch comes from torch.txt; what a CUDA build pulls in is torch's own affair.
-  sed -i -E '/^(torch|triton|nvidia-[a-z0-9-]+|cuda-[a-z0-9-]+)==/d' "$set.txt"
+  sed -i -E '/^nvidia-ml-py==/!{/^(torch|triton|nvidia-[a-z0-9-]+|cuda-[a-z0-9-]+)==/d}' "$set.txt"
 done
 # It runs beside what ships, with the same onnxruntime and an older transformers.
 compile --output-file optimum.txt optimum.in --constraint <(grep -oE '^(onnxruntime|numpy)==[^ \\]+' serving.txt)

@@ -4,17 +4,19 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
 
+from pipeline.tracking.gpu_use import GpuUse
+
 MEGA: Final = 1e6
 
 
 class MachineUse:
-    """Looks at the machine, at the disk that has a folder, and at a process with all its children; the share of the CPU
-    is since the look before."""
+    """Looks at the machine, its GPUs, the disk that has a folder, and a process with all its children; the share of the
+    CPU is since the look before."""
 
     def __init__(self, process: int, folder: Path) -> None:
         import psutil
 
-        self._folder = folder
+        self._folder, self._gpus = folder, GpuUse()
         self._root = psutil.Process(process)
         self._network = psutil.net_io_counters()
         psutil.cpu_percent()
@@ -39,7 +41,7 @@ class MachineUse:
             "system/disk_available_megabytes": disk.free / MEGA,
             "system/network_receive_megabytes": (network.bytes_recv - self._network.bytes_recv) / MEGA,
             "system/network_transmit_megabytes": (network.bytes_sent - self._network.bytes_sent) / MEGA,
-        }
+        } | self._gpus.look()
 
     def _resident(self) -> Iterator[int]:
         """Of each process of the tree; one that has just ended counts for nothing."""

@@ -1,6 +1,7 @@
 """What a run takes of its machine, as MLflow's own monitor calls it."""
 
 import os
+import re
 import subprocess
 import sys
 from importlib import import_module
@@ -17,9 +18,10 @@ EATS = "eaten = b'x' * 200_000_000; print('full', flush=True); input()"
 
 
 def test_all_but_the_run_s_own_memory_is_called_as_mlflow_s_monitors_call_it() -> None:
-    modules = [import_module(f"{theirs.__name__}.{name}_monitor") for name in ("cpu", "disk", "network")]
+    modules = [import_module(f"{theirs.__name__}.{name}_monitor") for name in ("cpu", "disk", "network", "gpu")]
     said = "".join(Path(str(module.__file__)).read_text() for module in modules)
-    ours = {name.removeprefix("system/") for name in MachineUse(os.getpid(), HERE).look()}
+    looked = {name.removeprefix("system/") for name in MachineUse(os.getpid(), HERE).look()}
+    ours = {re.sub(r"^gpu_\d+", "gpu_{i}", name) for name in looked}
     assert {name for name in ours if f'"{name}"' not in said} == {"process_tree_memory_megabytes"}
 
 
