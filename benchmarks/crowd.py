@@ -53,3 +53,9 @@ def counted(
         "seconds": round(max(took), 3),
         "median_s": round(median(took), 3),
     }
+
+
+def lost_of(found: Mapping[str, Any]) -> list[str]:
+    """What is not as it should be of `counted`, a sentence each."""
+    faults = {name: found[name] for name in ("failed", "lost", "incomplete", "surplus") if found[name]}
+    return [f"of {found['asked']} registrations at once {name}: {fault}" for name, fault in faults.items()]

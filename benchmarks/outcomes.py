@@ -23,7 +23,7 @@ from serving.errors import BadRequest
 
 MARKDOWN: Final = "outcome.md"
 JUNIT: Final = "junit.xml"
-SKIPPED: Final = "SKIPPED"  # of a rule against the champion that is not kept
+SKIPPED: Final = "SKIPPED"  # of a rule that is not kept and by which nothing has failed
 AT_MOST: Final = 20  # findings in a comment, whose length is limited where it is posted
 # XML 1.0 has no way to write the other control characters, not even escaped.
 _NOT_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
@@ -92,11 +92,10 @@ def _text(text: str) -> str:
 
 
 def junit(told: Outcomes) -> str:
-    """A test suite a candidate, in it a test case a rule: FAIL is a failure, INCONCLUSIVE an error with its reason. A
-    rule against the champion that is not kept is skipped: the version stays challenger, and nothing has failed.
-
-    A candidate that the gate passed over has its failures here even where the verdict, a property of every suite, is
-    PASS: the exit code is what CI should act on.
+    """A test suite a candidate, in it a test case a rule: FAIL is a failure, INCONCLUSIVE an error with its reason.
+    What is not kept is skipped where nothing has failed by it: a rule against the champion, as the version stays
+    challenger, and all rules of a candidate that was passed over for one that passes. So CI sees red where the exit
+    code is not 0.
 
     Raises:
         BadRequest: no gate was asked.
@@ -105,23 +104,27 @@ def junit(told: Outcomes) -> str:
     if verdict is None:
         raise BadRequest("JUnit XML has a test case for each rule of a gate, and no gate was asked: give it rules")
     root = Xml.Element("testsuites", name=_xml(told.title))
-    _count(root, [outcome for judged in verdict.candidates for outcome in _outcomes(judged)])
+    outcomes = {judged.variant: _outcomes(judged, verdict) for judged in verdict.candidates}
+    _count(root, [outcome for each in outcomes.values() for outcome in each])
     for judged in verdict.candidates:
+        of_rules = outcomes[judged.variant]
         suite = Xml.SubElement(root, "testsuite", name=_xml(judged.variant), timestamp=told.receipt.started, time="0")
-        _count(suite, _outcomes(judged))
-        suite.set("skipped", str(_outcomes(judged).count(SKIPPED)))
+        _count(suite, of_rules)
+        suite.set("skipped", str(of_rules.count(SKIPPED)))
         properties = Xml.SubElement(suite, "properties")
         for name, value in _properties(told, verdict).items():
             Xml.SubElement(properties, "property", name=_xml(name), value=_xml(value))
-        for check, outcome in zip(judged.checks, _outcomes(judged), strict=True):
+        for check, outcome in zip(judged.checks, of_rules, strict=True):
             _add_case(suite, judged.variant, check, outcome=outcome)
     Xml.indent(root)
     return f'<?xml version="1.0" encoding="UTF-8"?>\n{Xml.tostring(root, encoding="unicode")}\n'
 
 
-def _outcomes(judged: Judged) -> tuple[str, ...]:
+def _outcomes(judged: Judged, verdict: Verdict) -> tuple[str, ...]:
     """Of each check, as CI is to take it."""
-    unkept = {check.rule for check in judged.against if check.outcome != "PASS"}
+    passed_over = verdict.verdict == "PASS" and judged.variant != verdict.chosen
+    harmless = judged.checks if passed_over else judged.against
+    unkept = {check.rule for check in harmless if check.outcome != "PASS"}
     return tuple(SKIPPED if check.rule in unkept else check.outcome for check in judged.checks)
 
 

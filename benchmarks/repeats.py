@@ -83,6 +83,15 @@ def told(each: Repeats) -> dict[str, float | int | bool | None]:
     return found | ({} if each.at_most_s is None else {"at_most_s": each.at_most_s, "kept": each.kept})
 
 
+def unkept(found: Sequence[Repeats]) -> list[str]:
+    """What does not keep its bound, a sentence each."""
+    return [
+        f"{each.name} took {each.median_s:.3f} s, and the bound is {each.at_most_s:g} s"
+        for each in found
+        if each.kept is False
+    ]
+
+
 def build_table(found: Sequence[Repeats], *, title: str) -> "Table":
     """A row each, parts set in below what they are of."""
     from rich import box

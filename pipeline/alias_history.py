@@ -26,25 +26,30 @@ class Span:
     unknown: Literal["since", "until"] | None = None
 
 
-def way_back(chain: Chain, alias: str) -> list[str]:
-    """The versions that an alias named, one on the other, the present one last: a promotion comes on top, a rollback
+def way_back(chain: Chain, alias: str) -> list[tuple[str, Entry]]:
+    """The versions that an alias named, one on the other, the present one last, each with the entry that knows it (the
+    last that moved the alias there; where none did, the one that moved it away): a promotion comes on top, a rollback
     takes off what is above the version it went to. So two rollbacks go back by two."""
-    way: list[str] = []
+    way: list[tuple[str, Entry]] = []
     for _, entry in chain.valid(alias):
-        if entry.was is not None and way[-1:] != [entry.was]:
-            way.append(entry.was)  # before the ledger, or moved past it
-        if entry.action == "rollback" and entry.to in way:
-            while way[-1] != entry.to:
+        if entry.was is not None and (not way or way[-1][0] != entry.was):
+            way.append((entry.was, entry))  # before the ledger, or moved past it
+        if entry.action == "rollback" and entry.to in (version for version, _ in way):
+            while way[-1][0] != entry.to:
                 way.pop()
-        elif way[-1:] != [entry.to]:
-            way.append(entry.to)
+        if way and way[-1][0] == entry.to:
+            way.pop()
+        way.append((entry.to, entry))
     return way
 
 
-def named_once(chain: Chain, alias: str) -> set[str]:
-    """Every version that an alias ever named, as far as the ledger knows."""
+def named_once(chain: Chain, alias: str) -> list[tuple[str, Entry]]:
+    """Every version that an alias ever named, as far as the ledger knows, with each entry that moved the alias there;
+    where none did, with the last that moved it away."""
     entries = [entry for _, entry in chain.valid(alias)]
-    return {entry.to for entry in entries} | {entry.was for entry in entries if entry.was is not None}
+    came = [(entry.to, entry) for entry in entries]
+    left = {entry.was: entry for entry in entries if entry.was is not None}
+    return [*came, *((was, left[was]) for was in left.keys() - {to for to, _ in came})]
 
 
 def spans(chain: Chain, named: Mapping[str, str] | None = None) -> Iterator[Span]:

@@ -8,7 +8,19 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from pipeline.commands import add_commands
-from pipeline.commands.options import WORKSPACE, Configs, Key, Root, Settings, StoreUrl, TrackingUri, echo
+from pipeline.commands.options import (
+    WORKSPACE,
+    Configs,
+    ConfigsRegistry,
+    Json,
+    Root,
+    Settings,
+    StoreUrl,
+    Who,
+    echo,
+    for_people,
+    with_registry,
+)
 from pipeline.exits import end_by_verdict, exit_code_of
 
 if TYPE_CHECKING:
@@ -24,7 +36,6 @@ app = typer.Typer(
     add_completion=False,
     rich_markup_mode=None,
 )
-
 
 # What an option is where it is not given: the first of these variables that is set.
 ENVIRONMENT = {
@@ -43,14 +54,19 @@ def _take_environment(context: typer.Context) -> None:
 
 
 def _runs(
-    configs: list[Path], settings: list[str] | None, workspace: Path, store: str | None = None
+    configs: list[Path],
+    settings: list[str] | None,
+    workspace: Path,
+    *,
+    store: str | None = None,
+    registry: str | None = None,
 ) -> "list[tuple[RunConfig, Workspace]]":
     """Every config, read before anything is done, with the workspace."""
     from pipeline.config import load_config
     from pipeline.workspace import Workspace
 
     place = Workspace.open(workspace, store_url=store)
-    return [(load_config(path, settings or ()), place) for path in configs]
+    return [(load_config(path, with_registry(path, settings, registry)), place) for path in configs]
 
 
 def _team() -> Any:
@@ -61,7 +77,14 @@ def _team() -> Any:
 
 
 @app.command()
-def plan(configs: Configs, settings: Settings = None, workspace: Root = WORKSPACE, store: StoreUrl = None) -> None:
+def plan(
+    configs: Configs,
+    settings: Settings = None,
+    tracking_uri: ConfigsRegistry = None,
+    workspace: Root = WORKSPACE,
+    store: StoreUrl = None,
+    json_only: Json = False,
+) -> None:
     """Say what `run` would do, step by step, without doing it.
 
     Example:  retort plan configs/demo.yaml --set distill.tokens=100000
@@ -69,9 +92,10 @@ def plan(configs: Configs, settings: Settings = None, workspace: Root = WORKSPAC
     from pipeline.runner import plan as plan_run
     from pipeline.summary import plan_table
 
-    for config, place in _runs(configs, settings, workspace, store):
+    for config, place in _runs(configs, settings, workspace, store=store, registry=tracking_uri):
         planned = plan_run(config, place)
-        plan_table(config.name, planned)
+        with for_people(unless=json_only):
+            plan_table(config.name, planned)
         echo({"run": config.name, "steps": {one.step.label: one.state for one in planned}})
 
 
@@ -81,8 +105,11 @@ def run(
     settings: Settings = None,
     until: Annotated[str | None, typer.Option(help="Stop after this stage or step, e.g. quantize.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Only go on with a run that was left unfinished.")] = False,
+    who: Who = None,
+    tracking_uri: ConfigsRegistry = None,
     workspace: Root = WORKSPACE,
     store: StoreUrl = None,
+    json_only: Json = False,
 ) -> None:
     """Run what is not finished yet, and end with the summary.
 
@@ -95,19 +122,22 @@ def run(
     Ends with 0 when a variant passed its own rules (and with it the version is registered, as challenger or champion),
     66 when none did, 67 when a figure is missing.
     """
+    from pipeline.moves import this_user
     from pipeline.resuming import require_unfinished
     from pipeline.runner import plan as plan_run
     from pipeline.runner import run as run_steps
     from pipeline.summary import show_run
 
     with _team() as team:
-        runs = _runs(configs, settings, workspace, store)
+        runs = _runs(configs, settings, workspace, store=store, registry=tracking_uri)
         for config, place in runs if resume else ():
             require_unfinished(config, plan_run(config, place), place)
         for config, place in runs:
-            artifacts = run_steps(config, place, until=until, team=team)
+            artifacts = run_steps(config, place, until=until, team=team, who=who or this_user())
             if team.leads:
-                echo(show_run(config, place, artifacts))
+                with for_people(unless=json_only):
+                    told = show_run(config, place, artifacts)
+                echo(told)
                 end_by_verdict(artifacts)
 
 
@@ -116,8 +146,11 @@ def stage(
     name: Annotated[str, typer.Argument(metavar="NAME", help="A stage (export) or a step (export-student).")],
     configs: Configs,
     settings: Settings = None,
+    who: Who = None,
+    tracking_uri: ConfigsRegistry = None,
     workspace: Root = WORKSPACE,
     store: StoreUrl = None,
+    json_only: Json = False,  # noqa: ARG001  (it prints nothing else)
 ) -> None:
     """Run one stage alone: what a container does. What it reads must be finished.
 
@@ -125,11 +158,12 @@ def stage(
 
       torchrun --nproc-per-node 4 -m pipeline.cli stage distill configs/demo.yaml --set distill.micro_batches=4
     """
+    from pipeline.moves import this_user
     from pipeline.runner import run as run_steps
 
     with _team() as team:
-        for config, place in _runs(configs, settings, workspace, store):
-            found = run_steps(config, place, only=name, team=team)
+        for config, place in _runs(configs, settings, workspace, store=store, registry=tracking_uri):
+            found = run_steps(config, place, only=name, team=team, who=who or this_user())
             done = {label: str(one.path) for label, one in found.items() if name in (one.manifest.stage, label)}
             if team.leads:
                 echo({"run": config.name, "artifacts": done})
@@ -138,7 +172,14 @@ def stage(
 
 
 @app.command()
-def pretrain(configs: Configs, settings: Settings = None, workspace: Root = WORKSPACE, store: StoreUrl = None) -> None:
+def pretrain(
+    configs: Configs,
+    settings: Settings = None,
+    tracking_uri: ConfigsRegistry = None,
+    workspace: Root = WORKSPACE,
+    store: StoreUrl = None,
+    json_only: Json = False,  # noqa: ARG001  (it prints nothing else)
+) -> None:
     """Make the teacher of the `pretrain` section: masked language modelling, from scratch or continued.
 
     It gives a teacher the head that output distributions need, or adapts it to a domain.
@@ -148,7 +189,7 @@ def pretrain(configs: Configs, settings: Settings = None, workspace: Root = WORK
     from pipeline.runner import pretrain as pretrain_only
 
     with _team() as team:
-        for config, place in _runs(configs, settings, workspace, store):
+        for config, place in _runs(configs, settings, workspace, store=store, registry=tracking_uri):
             made = pretrain_only(config, place, team=team)
             if team.leads:
                 echo({"run": config.name, "teacher": str(made.path), **made.manifest.facts})
@@ -160,6 +201,7 @@ def distill_cost(
     settings: Settings = None,
     steps: Annotated[int, typer.Option(min=2, help="Steps to measure, after two to warm up.")] = 10,
     workspace: Root = WORKSPACE,
+    json_only: Json = False,
 ) -> None:
     """Measure a few distillation steps here: how long will the whole take, how much memory? Keeps nothing.
 
@@ -169,58 +211,30 @@ def distill_cost(
 
     for config, place in _runs(configs, settings, workspace):
         found = costs(config, place, steps=steps)
-        show_costs(config.name, found)
+        with for_people(unless=json_only):
+            show_costs(config.name, found)
         echo({"run": config.name, "passes": found})
 
 
 @app.command()
-def show(configs: Configs, settings: Settings = None, workspace: Root = WORKSPACE, store: StoreUrl = None) -> None:
+def show(
+    configs: Configs,
+    settings: Settings = None,
+    tracking_uri: ConfigsRegistry = None,
+    workspace: Root = WORKSPACE,
+    store: StoreUrl = None,
+    json_only: Json = False,
+) -> None:
     """Show a run's summary again: sizes, quality, latency, the gate's verdict, and where to look.
 
     Example:  retort show configs/demo.yaml
     """
     from pipeline.summary import show_run
 
-    for config, place in _runs(configs, settings, workspace, store):
-        echo(show_run(config, place, place.finished(config.name, config=config.model_dump(mode="json"))))
-
-
-@app.command()
-def serve(
-    source: Annotated[str, typer.Argument(metavar="SOURCE", help="models:/NAME@ALIAS, .../3, a bundle, or a config.")],
-    settings: Settings = None,
-    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(help="Port to listen on; 0 takes a free one and prints it.")] = 8080,
-    tracking_uri: TrackingUri = None,
-    threads: Annotated[int | None, typer.Option(help="Of one inference; default: what the cgroup allows.")] = None,
-    queue: Annotated[int, typer.Option(min=1, help="Requests that may wait; more are answered 503.")] = 64,
-    drain_s: Annotated[float, typer.Option(min=0, help="Seconds to serve on after SIGTERM (Kubernetes: 15).")] = 0.0,
-    cache: Annotated[Path | None, typer.Option(help="For downloaded versions; default: in the workspace.")] = None,
-    key: Key = None,
-    workspace: Root = WORKSPACE,
-) -> None:
-    """Serve a registered model (its alias is followed) or a bundle folder over HTTP.
-
-    Examples:  retort serve models:/retort-demo@champion --port 8000
-
-      curl -s localhost:8000/classify -H 'content-type: application/json' -d '{"texts": ["Draw a bar plot."]}'
-    """
-    from pipeline.config import followed
-    from pipeline.tracking.client import default_uri
-    from serving.__main__ import serve as serve_source
-
-    source, uri = followed(source, settings or ())
-    serve_source(
-        source,
-        host=host,
-        port=port,
-        tracking_uri=tracking_uri or uri or default_uri(workspace.resolve()),
-        cache=cache or workspace / "cache" / "served",
-        threads=threads,
-        queue=queue,
-        drain_s=drain_s,
-        key=key,
-    )
+    for config, place in _runs(configs, settings, workspace, store=store, registry=tracking_uri):
+        with for_people(unless=json_only):
+            told = show_run(config, place, place.finished(config.name, config=config.model_dump(mode="json")))
+        echo(told)
 
 
 add_commands(app)

@@ -1,5 +1,4 @@
-"""Which steps a config asks for: a list in order, no engine. A stage is one row here, one module and one field of the
-config."""
+"""Which steps a config asks for: a list, no engine. A stage is a row here, a module and a field of the config."""
 
 import importlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -46,7 +45,7 @@ class Inputs:
 @dataclass(frozen=True)
 class Tools:
     """What the runner lends a stage: its key, the workspace, a cache that may vanish, a folder for checkpoints, a
-    reporter, what identifies its code and libraries, the team that trains together, and its run's outbox, if any."""
+    reporter, what identifies its code and libraries, the team, its run's outbox, if any, and `who` runs it."""
 
     key: str
     workspace: Path
@@ -57,6 +56,7 @@ class Tools:
     code: str = ""
     team: Team = field(default_factory=Team)
     outbox: Path | None = None
+    who: str = ""
 
     def progress(self, items: Iterable[T], what: str, total: int | None) -> Iterable[T]:
         """`items`, with a bar: what data loading takes."""

@@ -2,14 +2,14 @@
 the registry's database makes unique. Every function takes a client from `pipeline.tracking.client.talking_to`."""
 
 import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from http import HTTPStatus
 from typing import Any, Final
 
-from pipeline.alias_history import foreign
 from pipeline.errors import BadArtifact, BadRequest, Transient
 from pipeline.ledger import Chain, Entry, Kept, chain, entry_hash, entry_text
+from pipeline.model_state import HEAD_TAG, State
 from pipeline.tracking.client import talking_to
 from pipeline.tracking.ledgers import ensure_model, names_with_tag, read_version_file
 from pipeline.tracking.versions import (
@@ -22,54 +22,21 @@ from pipeline.tracking.versions import (
 )
 from serving.reaching import is_made
 from serving.registry import DIGEST_TAG
-from serving.registry_failures import shown
+from serving.registry_failures import http_status, raised_by_registries, shown
 from serving.signatures import FILES, FILES_TAG
 
 LEDGER: Final = ".ledger"
 ENTRY_TAG: Final = "retort.entry"
 HASH_TAG: Final = "retort.entry_hash"
-HEAD_TAG: Final = "retort.ledger_head"
 LEDGER_TAG: Final = "retort.ledger"
 RECEIPTS: Final = ("bundle/receipts/", "manifests/")
+MAX_NAME: Final = 256 - len(LEDGER)  # characters: a registry's database has room for so many of NAME.ledger
 MAX_NAMES: Final = 20  # that a message lists
 TRIES: Final = 20  # to find a ledger at rest, of who reads it and of who moves an alias
 
 
 class NoSuchModel(BadRequest):
     """There is no registry, or no such model in it."""
-
-
-@dataclass(frozen=True)
-class State:
-    """A model as its registry has it: its ledger, what the model says is the ledger's end, its versions by number, and
-    what its aliases name."""
-
-    name: str
-    head: str
-    chain: Chain
-    versions: Mapping[str, Version]
-    named: Mapping[str, str]
-
-    @property
-    def missing(self) -> dict[str, str]:
-        """Where an end of the ledger is written that the ledger lacks -> that end: it was cut off."""
-        ends = {f"model {self.name}": self.head}
-        ends |= {f"version {number}": each.tags.get(HEAD_TAG, "") for number, each in self.versions.items()}
-        return {where: head for where, head in ends.items() if self.chain.lacks(head)}
-
-    @property
-    def foreign(self) -> dict[str, str | None]:
-        """What aliases name that something else moved or removed; it is no news of one whose version was deleted."""
-        to = self.chain.aliases()
-        found = foreign(self.chain, self.named, head=self.head)
-        return {alias: now for alias, now in found.items() if now is not None or to[alias] in self.versions}
-
-    @property
-    def next_prev(self) -> str:
-        """What the next entry must name as `prev`: the furthest end that is missing, the model's own before others."""
-        cut = list(self.missing.values())
-        end = max(cut, key=lambda head: (head == self.head, int(head.partition(":")[0])), default=self.head)
-        return self.chain.next_prev(end)
 
 
 @contextmanager
@@ -149,6 +116,17 @@ def add_entry(client: Any, name: str, entry: Entry, *, first: bool) -> int:
     """Write an entry, the `first` one into a ledger that may have to be made; return its number, which does not say yet
     whether it is valid."""
     ledger = name + LEDGER
+    if len(name) > MAX_NAME:
+        raise BadRequest(
+            f"the name of model {name[:20]}... has {len(name)} characters, and {MAX_NAME} are what a registry has room "
+            f"for with {LEDGER} after them, where its moves are kept; register it by a shorter name"
+        )
+    with _told_of(client, ledger, name):
+        return _add(client, name, entry, first=first)
+
+
+def _add(client: Any, name: str, entry: Entry, *, first: bool) -> int:
+    ledger = name + LEDGER
     if first:
         about = f"The ledger of {name}: each version is one move of an alias. Read it with `retort history {name}`."
         ensure_model(client, ledger, tags={LEDGER_TAG: "1"}, description=about)
@@ -161,6 +139,20 @@ def add_entry(client: Any, name: str, entry: Entry, *, first: bool) -> int:
         description=f"{entry.action} @{entry.alias} to {entry.to}: {entry.why}",
     )
     return made.number
+
+
+@contextmanager
+def _told_of(client: Any, ledger: str, name: str) -> Iterator[None]:
+    """Say which model it is that these credentials may not write: the ledger belongs to whoever made its first move."""
+    try:
+        yield
+    except raised_by_registries() as error:
+        if http_status(error) != HTTPStatus.FORBIDDEN:
+            raise
+        raise BadRequest(
+            f"the registry {shown(client.tracking_uri)} forbids to write the model {ledger}, where the moves of {name} "
+            "are kept (HTTP 403), so nothing was moved; who moves its aliases must be allowed to edit both models"
+        ) from error
 
 
 def receipts_of(client: Any, version: Version) -> dict[str, str]:

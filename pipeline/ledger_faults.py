@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Mapping
 
-from pipeline.kept_ledger import State
+from pipeline.model_state import State
 
 
 def ledger_faults(state: State) -> Iterator[str]:
@@ -16,6 +16,7 @@ def ledger_faults(state: State) -> Iterator[str]:
 def alias_faults(state: State, foreign: Mapping[str, str | None]) -> Iterator[str]:
     """Aliases that are not what the ledger says: `foreign` ones, and those whose version is gone or whose
     move is unfinished."""
+    there = state.promised
     for alias, to in state.chain.aliases().items():
         number = next(number for number, _ in reversed(state.chain.valid(alias)))
         command = f"retort promote {state.name} --to {alias} --version"
@@ -26,7 +27,12 @@ def alias_faults(state: State, foreign: Mapping[str, str | None]) -> Iterator[st
                 f"version {to}, which @{alias} names by entry {number}, was deleted from the registry; "
                 f"`{command} V --why ...` names another"
             )
-        elif (now := state.named.get(alias)) != to:
+        elif (now := state.named.get(alias)) != to and alias not in there:
+            yield (
+                f"version {to}, which @{alias} names by entry {number}, is another one now: it was deleted, and its "
+                f"number given again, or its tags were changed; `{command} V --why ...` names one"
+            )
+        elif now != to:
             yield (
                 f"@{alias} names {'nothing' if now is None else f'version {now}'}, and by entry {number} it is {to}: "
                 f"that move is unfinished; `retort promote {state.name} --resume` finishes it"
@@ -40,6 +46,6 @@ def _foreign_fault(state: State, alias: str, now: str | None, *, to: str, number
     if state.missing:
         what += ", or by an entry that is not there any more"
     ways = [] if now is None else [f"`{command} {now} --why ...` puts that on record"]
-    if to in state.versions:
+    if alias in state.promised:
         ways.append(f"`{command} {to} --why ...` {'puts' if now is None else 'takes'} it back")
     return f"{what}; {', '.join(ways)}"

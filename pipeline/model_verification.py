@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.errors import BadArtifact
-from pipeline.kept_ledger import State, existing_registry, require_ours
-from pipeline.ledger_faults import alias_faults, ledger_faults
-from pipeline.promotion import settled
+from pipeline.kept_ledger import existing_registry, require_ours
+from pipeline.model_state import State, is_younger
+from pipeline.settling import settled
 from pipeline.tracking.versions import Version, download
 from serving.registry import DIGEST_TAG
 from serving.signatures import FILES_TAG
@@ -37,7 +37,8 @@ class Findings:
 
 def verify_model(name: str, *, uri: str, cache: Path, key: Path | None, every: bool = False) -> Findings:
     """Check the ledger, repair aliases that lag behind it, and read the files of the versions that an alias names, or
-    of `every` version, again. With a public `key` only what its owner signed will do.
+    of `every` version, again; who may not write is told what lags. With a public `key` only what its owner signed will
+    do.
 
     Raises:
         BadRequest: there is no such registry or model, the key cannot be used, or a newer Retort wrote the ledger.
@@ -47,8 +48,7 @@ def verify_model(name: str, *, uri: str, cache: Path, key: Path | None, every: b
         found = settled(client, name)
         used = set(found.state.named.values())
         wanted = [each for number, each in found.state.versions.items() if every or number in used]
-        faults = [*ledger_faults(found.state), *alias_faults(found.state, found.foreign)]
-        faults += _recorded_faults(found.state)
+        faults = [*found.faults, *_recorded_faults(found.state)]
         faults += [fault for version in wanted for fault in _file_faults(client, version, cache=cache, key=key)]
     links = found.state.chain.links
     return Findings(
@@ -63,10 +63,14 @@ def verify_model(name: str, *, uri: str, cache: Path, key: Path | None, every: b
 
 
 def _recorded_faults(state: State) -> Iterator[str]:
-    """Where a version's tags are not what they were when an alias was moved to it."""
-    for number, entry in state.chain.valid():
+    """Where a version's tags are not what they were when an alias was moved to it. One that has the number of another,
+    which was deleted, is none of it, unless it stands in that one's place."""
+    valid = state.chain.valid()
+    last = {entry.alias: number for number, entry in valid}
+    for number, entry in valid:
         version = state.versions.get(entry.to)
-        if version is None:
+        stands = last[entry.alias] == number and state.named.get(entry.alias) == entry.to
+        if version is None or (is_younger(version, entry) and not stands):
             continue
         recorded = {DIGEST_TAG: entry.digest, FILES_TAG: entry.files}
         for tag, value in recorded.items():

@@ -11,6 +11,7 @@ from pipeline.ledger import Action
 from pipeline.naming import CHAMPION
 
 MAX_WHY: Final = 1000  # characters
+MAX_ALIAS: Final = 255  # characters: MLflow takes no more
 _ALIAS = re.compile(r"[A-Za-z][A-Za-z0-9_-]*")
 _RESERVED = re.compile(r"v\d+|latest", re.IGNORECASE)
 
@@ -28,6 +29,10 @@ class Move:
 
 class Overtaken(Transient):
     """Another author moved the same alias first; this one moved nothing."""
+
+
+class NamedAlready(BadRequest):
+    """The alias names that version, and the ledger says why; nothing was moved."""
 
 
 @dataclass(frozen=True)
@@ -48,6 +53,8 @@ def require_alias(alias: str) -> str:
         raise BadRequest(f"alias {alias!a}: MLflow keeps it for itself; choose another name, like {CHAMPION}")
     if not _ALIAS.fullmatch(alias):
         raise BadRequest(f"alias {alias!a}: write a letter, then letters, digits, _ or -, like {CHAMPION}")
+    if len(alias) > MAX_ALIAS:
+        raise BadRequest(f"alias {alias[:20]}... has {len(alias)} characters, and MLflow takes {MAX_ALIAS}; shorten it")
     return alias
 
 
@@ -64,6 +71,12 @@ def checked(move: Move) -> Move:
     if not (why.isprintable() and who.isprintable()):
         raise BadRequest("--why and --who must be plain text: one of them holds what cannot be printed")
     return replace(move, who=who, why=why)
+
+
+def signed(who: str, *, step: str) -> str:
+    """Who moves an alias where a run does it, in what the ledger keeps: a name that cannot be printed ends no run."""
+    name = "".join(each if each.isprintable() else "?" for each in " ".join(who.split()))
+    return f"{name} (retort run, step {step})" if name else f"retort run, step {step}"
 
 
 def this_user() -> str:

@@ -32,6 +32,7 @@ from pipeline.outbox_reading import (
     TARGET,
     Target,
     goes_on,
+    outboxes_of,
     pointer_of,
     read_target,
     unfinished,
@@ -84,9 +85,12 @@ class Outbox:
 
     def ends_the_run(self) -> bool:
         """Whether the run's end is told here: where it was begun; of one that was joined, where it is unfinished and
-        who began it has ended."""
-        run = self.folder.parent / self.target.run
-        return not self.target.joins or (goes_on(run, self.target.asked) and not writer_is_alive(run))
+        all others that told of it have ended."""
+        area, run = self.folder.parent, self.target.run
+        others = (each for each in outboxes_of(area, run) if each != self.folder)
+        return not self.target.joins or (
+            goes_on(area / run, self.target.asked) and not any(map(writer_is_alive, others))
+        )
 
     def close(self, *, whole: bool) -> None:
         """Let go; `whole`: all that was asked for is done, so that the same config begins another run next time."""

@@ -35,7 +35,7 @@ class OutboxSession:
         self.running: dict[str, str] = {}
         self.finished: set[str] = set()
         self._owed: deque[Event] = deque()
-        self._lost, self._why = 0, ""
+        self._lost, self._why, self._lacks_a_page = 0, "", False
         self._sender: SenderProcess | None = None
 
     @property
@@ -45,8 +45,13 @@ class OutboxSession:
 
     @property
     def told_all(self) -> bool:
-        """Whether all but numbers of training was written."""
-        return not self._owed
+        """Whether all but numbers of training, and files of steps, was written."""
+        return not self._owed and not self._lacks_a_page
+
+    def failed_before(self) -> bool:
+        """Whether a process that ended told an error of this run, in whichever of its outboxes."""
+        others = (each for each in outboxes_of(self.folder.parent, self.outbox.target.run) if each != self.folder)
+        return self.before.failed or any(told_before(each).failed for each in others)
 
     # -- events --------------------------------------------------------------------------------------------------------
 
@@ -83,12 +88,21 @@ class OutboxSession:
             self._lose(error)
 
     def keep(self, files: Mapping[str, Path]) -> str | None:
-        """Take files in, less the secrets in them; None where there is no room."""
+        """`take`; None where there is no room."""
         try:
-            return self.outbox.keep({name: shareable_file(path) for name, path in files.items()})
+            return self.take(files)
         except OSError as error:
             self._lose(error)
             return None
+
+    def take(self, files: Mapping[str, Path]) -> str:
+        """Take files in, less the secrets in them. Raises OSError where there is no room."""
+        return self.outbox.keep({name: shareable_file(path) for name, path in files.items()})
+
+    def lack_a_page(self, error: OSError) -> None:
+        """There is no room for one: the next run tells it."""
+        self._lacks_a_page = True
+        self.trouble(error)
 
     def sync(self) -> None:
         """Have what was put survive a power cut."""
@@ -185,6 +199,8 @@ class OutboxSession:
             )
         if self._owed:
             self._say("tracking: the end of this run could not be written; `retort run` of the same config tells it")
+        elif self._lacks_a_page:
+            self._say("tracking: a page of this run could not be written; `retort run` of the same config tells it")
 
 
 def _label_of(part: str, running: Mapping[str, str]) -> str:

@@ -1,6 +1,7 @@
 """What a run's record says of the run itself, beside its steps (recorded.py), and what it lacks where a process ended
 before it could say all."""
 
+import errno
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -19,9 +20,11 @@ from pipeline.told_before import FINISHED, ToldBefore
 
 if TYPE_CHECKING:
     from pipeline.graph import Step
+    from pipeline.outbox_session import OutboxSession
 
 REGISTER: Final = "register"
 KILLED: Final = "KILLED"
+FULL: Final = (errno.ENOSPC, errno.EDQUOT)
 UNDRAWN: Final = (Failure, OSError, ValueError, ArithmeticError, LookupError, msgspec.MsgspecError)
 
 
@@ -82,21 +85,24 @@ def pages(
     shown: Iterable[Done],
     done: DoneSteps,
     *,
-    folder: Path,
-    keep: Callable[[Mapping[str, Path]], str | None],
+    session: "OutboxSession",
     say: Callable[[str], None],
 ) -> Iterator[Event]:
-    """The page about each measuring session; one that cannot be made is said so."""
+    """The page about each measuring session; one that cannot be made is said so, and one that there is no room for is
+    lacked."""
     register = done[REGISTER].artifact if REGISTER in done else None
     for each in shown:
         try:
-            with TemporaryDirectory(dir=folder) as place:
-                kept = keep({path.name: path for path in write_told(name, each.artifact, register, Path(place))})
+            with TemporaryDirectory(dir=session.folder) as place:
+                files = write_told(name, each.artifact, register, Path(place))
+                kept = session.take({path.name: path for path in files})
         except UNDRAWN as error:
-            say(f"tracking: the page about {each.step.label} cannot be made ({error}); the run is told without it")
+            if isinstance(error, OSError) and error.errno in FULL:
+                session.lack_a_page(error)
+            else:
+                say(f"tracking: the page about {each.step.label} cannot be made ({error}); the run is told without it")
             continue
-        if kept:
-            yield Files(of=PARENT, folder=kept, to=each.step.label)
+        yield Files(of=PARENT, folder=kept, to=each.step.label)
 
 
 def steps_of(done: DoneSteps, labels: Collection[str]) -> str:

@@ -20,7 +20,7 @@ from pipeline.progress import MEASURE_END, MEASURE_START, Reporter
 from pipeline.recorded import begun, sealed
 from pipeline.recorded_run import KILLED, Done, end_of, lineage, measured, opening, pages, steps_of, unsaid
 from pipeline.sharing import shareable
-from pipeline.told_before import FINISHED, STEPS
+from pipeline.told_before import ERROR, FINISHED, STEPS
 from pipeline.tracking.sender_process import SenderProcess
 
 if TYPE_CHECKING:
@@ -215,20 +215,20 @@ class Recorder:
 
     def _close(self, session: OutboxSession, status: str, error: BaseException | None) -> bool:
         """The end of the run, then its pages; whether all that was asked for is done and told."""
-        why = {} if error is None else {"retort.error": _told(error)}
+        ends = session.outbox.ends_the_run()
+        why = {} if error is None else {ERROR: _told(error)}
+        if error is None and ends and session.failed_before():
+            why = {ERROR: ""}
         steps = {STEPS: steps_of(self._done, self._asked.labels)}
         left = [Closed(of=label, status=status) for label in session.running]
-        ends = [Closed(of=PARENT, status=status)] if session.outbox.ends_the_run() else []
-        session.put(*left, Tags(of=PARENT, values=steps | why), *ends)
+        session.put(*left, Tags(of=PARENT, values=steps | why), *([Closed(of=PARENT, status=status)] if ends else []))
         session.sync()
-        whole = error is None and self._is_whole() and session.told_all
-        if error is None:
-            shown = measured(session.before, self._done, session.finished)
-            session.put(
-                *pages(self._asked.name, shown, self._done, folder=session.folder, keep=session.keep, say=self.line)
-            )
-            session.sync()
-        return whole
+        if error is not None:
+            return False
+        shown = measured(session.before, self._done, session.finished)
+        session.put(*pages(self._asked.name, shown, self._done, session=session, say=self.line))
+        session.sync()
+        return self._is_whole() and session.told_all
 
     def _is_whole(self) -> bool:
         return len(self._done) == len(self._asked.labels)

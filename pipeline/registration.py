@@ -5,6 +5,7 @@ ledger the moves; each is made once. The registry is read anew before each move,
 """
 
 import shutil
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -16,10 +17,12 @@ from pipeline.artifact import Artifact
 from pipeline.card import CARD, card_head
 from pipeline.challenge import Decision, Standing, Wanted
 from pipeline.champion import Champion, Named
-from pipeline.errors import BadArtifact, BadRequest
+from pipeline.errors import BadArtifact
 from pipeline.gates import Verdict
-from pipeline.moves import MAX_WHY, Move, Overtaken
+from pipeline.model_state import speaks_of
+from pipeline.moves import MAX_WHY, Move, NamedAlready, Overtaken, signed
 from pipeline.naming import BENCHMARK
+from pipeline.settling import settled
 from pipeline.tracking import versions
 from pipeline.tracking.client import default_uri, talking_to
 from pipeline.tracking.registering import Offer, register
@@ -122,16 +125,18 @@ class _Desk:
         self.uri = config.tracking_uri or default_uri(tools.workspace)
 
     def look(self, client: Any, *, repair: bool = False) -> Standing:
-        """What the registry says now; `repair` first finishes a move that was interrupted."""
+        """What the registry says now; `repair` first finishes a move that was interrupted. What the ledger says of a
+        version that had this one's number and was deleted is no word about this one."""
         name = self.config.name
         mine = versions.version_by_key(client, name, self.tools.key)
         if repair and mine is not None:
-            promotion.settle(client, name)
+            settled(client, name).require_written(challenge.CHALLENGER, self.config.alias)
         aliases = versions.aliases_of(client, name) or {}
         number = None if mine is None else str(mine.number)
         given = dict.fromkeys((alias for alias, to in aliases.items() if to == number), NO_ENTRY)
-        if number is not None:
-            given |= {e.alias: e.why for _, e in kept_ledger.read_chain(client, name).valid() if e.to == number}
+        if mine is not None:
+            moves = (entry for _, entry in kept_ledger.read_chain(client, name).valid())
+            given |= {each.alias: each.why for each in moves if each.to == number and speaks_of(each, mine)}
         champion = aliases.get(self.config.alias)
         named = None if champion is None else Named(champion, _digest(client, name, champion))
         return Standing(named, number, given)
@@ -153,6 +158,8 @@ class _Desk:
             standing = self.look(client)
             decision = self.decide(standing)
             if not decision.wanted:
+                if not told:  # a version that was deleted, and made again byte for byte, has lost its aliases
+                    self.look(client, repair=True)
                 return replace(decision, why=told) if decision.promoted and told else decision
             told, wanted = decision.why, decision.wanted[0]
             if wanted.alias == self.config.alias:
@@ -161,16 +168,11 @@ class _Desk:
         raise kept_ledger.restless(self.config.name)
 
     def _move(self, client: Any, wanted: Wanted, standing: Standing) -> None:
-        """Make a move, unless somebody else was at this alias meanwhile: then another look is to be taken."""
+        """Make a move, unless somebody else was at this alias meanwhile; another look is to be taken in any case."""
         assert standing.mine is not None
-        who, why = f"retort run, step {self.tools.key}", shortened(wanted.why)
-        try:
+        who, why = signed(self.tools.who, step=self.tools.key), shortened(wanted.why)
+        with suppress(Overtaken, NamedAlready):  # by a person who gave it this very version
             promotion.move(client, self.config.name, Move(wanted.alias, standing.mine, why, who))
-        except Overtaken:
-            return
-        except BadRequest:  # a person gave this very version the alias, or something is wrong
-            if wanted.alias not in self.look(client).given:
-                raise
 
     def outcome(self, client: Any, decision: Decision, version: str, *, new: bool) -> Outcome:
         """The facts of the stage."""

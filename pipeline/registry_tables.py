@@ -5,12 +5,12 @@ from datetime import UTC, datetime
 from typing import Any, Final
 
 from pipeline.alias_history import Span
-from pipeline.kept_ledger import State
 from pipeline.ledger import Chain, Link
 from pipeline.ledger_faults import alias_faults, ledger_faults
+from pipeline.model_state import State
 from pipeline.model_verification import Findings
 from pipeline.moves import Moved
-from pipeline.promotion import Settled
+from pipeline.settling import Settled
 from pipeline.tracking.versions import Version
 from serving.registry import DIGEST_TAG
 from serving.registry_failures import shown
@@ -129,17 +129,18 @@ def moved_lines(moved: Moved, uri: str) -> list[str]:
 
 
 def settled_told(after: Settled) -> dict[str, Any]:
-    """What was finished of interrupted moves, and what the aliases name then."""
-    chain = after.state.chain
-    return {"model": after.state.name, "repaired": after.repaired, "aliases": after.state.named, "head": chain.head}
+    """What was finished of interrupted moves, what was not, and what the aliases name then."""
+    state = after.state
+    told = {"model": state.name, "repaired": after.repaired, "aliases": state.named, "head": state.chain.head}
+    return {**told, "faults": after.faults, "foreign": after.foreign}
 
 
 def settled_lines(after: Settled) -> list[str]:
     """What was finished of interrupted moves, and what was not as nobody can say what is right."""
-    faults = [*(ledger_faults(after.state) if after.state.missing else ()), *alias_faults(after.state, after.foreign)]
+    nothing = [] if after.refused else ["resumed:    nothing was left unfinished"]
     return [
-        *([f"repaired:   {told}" for told in after.repaired] or ["resumed:    nothing was left unfinished"]),
-        *(f"fault:      {told}" for told in faults),
+        *([f"repaired:   {told}" for told in after.repaired] or nothing),
+        *(f"fault:      {told}" for told in after.faults),
     ]
 
 

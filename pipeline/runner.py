@@ -67,13 +67,14 @@ def run(
     reporter: Reporter | None = None,
     team: Team | None = None,
     tracked: bool = True,
+    who: str = "",
 ) -> dict[str, Artifact]:
     """Run what is not finished, in order, and return every step's artifact by label.
 
     `until` ends after the last step of that stage or label; `only` runs one stage's steps and takes what they read as
     finished (BadArtifact where it is not): what a container does. Of a team, rank 0 does all of it; the others help
     with the stages that a team trains together, and return what they helped with. What is executed is told to the
-    config's tracking server, unless not `tracked`.
+    config's tracking server, unless not `tracked`. `who` is named in the ledger where the run moves an alias.
     """
     _known(config, until or only)
     steps, team = _wanted(config, until=until, only=only), team or Team()
@@ -89,7 +90,7 @@ def run(
     if tracked:
         record = reporter = Recorder(reporter, _asked(config, workspace))
     before_work = _before_work(config, steps, workspace, reporter)
-    walk = Walk(workspace, reporter, before_work=before_work, team=team, record=record)
+    walk = Walk(workspace, reporter, before_work=before_work, team=team, record=record, who=who)
     with trouble_is_transient(workspace.root), record:
         return _lead(walk, steps, config, only=only)
 

@@ -8,7 +8,7 @@ from pipeline.artifact import Artifact
 from pipeline.events import PARENT, Closed, Files, Metrics, Opened, Tags, event_of
 from pipeline.outbox_reading import lines_after
 
-STEPS = "retort.steps"
+STEPS, ERROR = "retort.steps", "retort.error"
 FINISHED = "FINISHED"
 Reached = dict[tuple[str, str, str], int]
 """how far metrics have come: the last step by label, key and name"""
@@ -18,12 +18,14 @@ Reached = dict[tuple[str, str, str], int]
 class ToldBefore:
     """What was opened last by label, and how it ended where it did; how far the metrics of each step had come (what is
     trained again from a checkpoint gives the same numbers, which are not told twice); how many steps the run had at its
-    end, when anything was told last, and of which measuring sessions it has a page about all that was made by then."""
+    end, whether it told of an error there, when anything was told last, and of which measuring sessions it has a page
+    about all that was made by then."""
 
     opened: dict[str, Opened] = field(default_factory=dict)
     ended: dict[str, str] = field(default_factory=dict)
     reached: Reached = field(default_factory=dict)
     steps: str = ""
+    failed: bool = False
     last_at: int = 0
     pages: set[str] = field(default_factory=set)
 
@@ -75,6 +77,7 @@ def told_before(folder: Path) -> ToldBefore:
             found.pages.add(event.to)
         elif isinstance(event, Tags) and event.of == PARENT:
             found.steps = event.values.get(STEPS, found.steps)
+            found.failed = bool(event.values.get(ERROR, found.failed))
         elif isinstance(event, Metrics) and event.of != PARENT:
             _reach(found, event)
     return found

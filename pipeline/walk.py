@@ -39,6 +39,7 @@ class Walk:
     done: dict[str, Artifact] = field(default_factory=dict)
     identities: dict[int, str] = field(default_factory=dict)
     record: Record = field(default_factory=Unrecorded)
+    who: str = ""  # runs it
 
     def key(self, step: Step) -> str:
         """The step's key; what it reads must be done."""
@@ -159,6 +160,7 @@ class Walk:
             code=json_digest([code_identity(step.modules), versions(step.stage)]),
             team=self._team_of(step),
             outbox=self.record.outbox,
+            who=self.who,
         )
 
     def _manifest(self, step: Step, key: str, out: Path, *, facts: dict[str, Any], seconds: float) -> Manifest:

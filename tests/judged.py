@@ -84,6 +84,7 @@ class RegisterRun:
     """One run of the stage, as often as it is asked for: each time with an empty folder, as the runner does it."""
 
     chosen = "quantize-student"
+    who = ""
 
     def __init__(self, root: Path, *, bias: float = 0.0, key: str = "register-1", **config: Any) -> None:
         self.root, self.key, self.out = root, key, root / "out" / key
@@ -100,5 +101,5 @@ class RegisterRun:
         verdict = Verdict("PASS", "int8 passes every rule: accuracy 0.87 is >= 0.855", INT8, (), promotion, why)
         write_json(self.out / "verdict.json", verdict)
         inputs = Inputs(measured(self.steps, champion=champion), {})
-        tools = Tools(self.key, self.root, self.root / "cache", self.root / "checkpoints", Silent())
+        tools = Tools(self.key, self.root, self.root / "cache", self.root / "checkpoints", Silent(), who=self.who)
         return register_chosen(self.config, inputs, verdict, label=self.chosen, out=self.out, tools=tools)

@@ -58,10 +58,11 @@ def altered(each: Kept, *, hash_too: bool = False, **changes: Any) -> Kept:
     return Kept(each.number, text, text_hash(text) if hash_too else each.hash)
 
 
-def make_versions(client: Any, name: str, count: int) -> None:
-    """Versions whose files lie nowhere, with the digests that Retort would have given them."""
+def make_versions(client: Any, name: str, count: int, *, first: int = 1) -> None:
+    """Versions whose files lie nowhere, with the digests that Retort would have given them: those of `first` and of the
+    following models."""
     ensure_model(client, name, tags={}, description="")
-    for number in range(1, count + 1):
+    for number in range(first, first + count):
         create_version(client, name, source=f"s3://nowhere/{number}", tags={DIGEST_TAG: f"{number:064d}"})
 
 

@@ -7,11 +7,13 @@ from pipeline.commands.keeping import runs, sync
 from pipeline.commands.measuring import compare, tune
 from pipeline.commands.registry import history, models, promote, rollback, verify
 from pipeline.commands.retention import gc
+from pipeline.commands.serve import serve
 
 
 def add_commands(app: typer.Typer) -> None:
     """Make them commands of `retort`."""
     for command in (  # a line a module
+        serve,
         bench,
         *(compare, tune),
         *(promote, rollback, history, models, verify),

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from pipeline.commands.options import echo
+from pipeline.commands.options import Json, echo, for_people
 from pipeline.errors import BadRequest
 from pipeline.progress import Console, summary_console
 
@@ -64,6 +64,7 @@ def bench(
     bound_ms: BoundMs = None,
     scenario: Scenario = "engine",
     out: Out = OUT,
+    json_only: Json = False,
 ) -> None:
     """Measure bundles beside each other: quality, latency, memory, cold start, and the noise that was met.
 
@@ -83,10 +84,11 @@ def bench(
         out=out,
         rules=gate or (),
         serve=_serve(bound_ms, scenario),
+        json_only=json_only,
     )
 
 
-def _measure(*, rules: Sequence[str], **asked_for: Any) -> None:
+def _measure(*, rules: Sequence[str], json_only: bool, **asked_for: Any) -> None:
     """Hold the sessions, print what they found, and end by the gate's verdict."""
     from pipeline.bench import Asked
     from pipeline.bench import bench as measure
@@ -94,7 +96,8 @@ def _measure(*, rules: Sequence[str], **asked_for: Any) -> None:
 
     asked = Asked(rules=parse_rules(rules) if rules else (), **asked_for)
     benched = measure(asked, Console())
-    _show(asked, benched)
+    with for_people(unless=json_only):
+        _show(asked, benched)
     echo(benched.told(asked))
     if benched.verdict is not None:
         require_pass(benched.verdict)

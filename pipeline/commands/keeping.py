@@ -61,8 +61,9 @@ def _show(found: "Runs") -> None:
     for seen in found.found:
         table.add_row(*_cells(seen))
     console.print(table)
-    for why in (*found.away.values(), *found.unreadable.values()):
-        console.print(f"not asked:  {why}", soft_wrap=True, markup=False)
+    for label, reasons in (("not asked:", found.away), ("not read:", found.unreadable)):
+        for why in reasons.values():
+            console.print(label.ljust(12) + why, soft_wrap=True, markup=False)
 
 
 def _cells(seen: "Seen") -> tuple[Any, ...]:

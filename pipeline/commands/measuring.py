@@ -7,7 +7,7 @@ import msgspec
 import typer
 
 from pipeline.commands.bench import require_bound
-from pipeline.commands.options import echo
+from pipeline.commands.options import Json, echo, for_people
 from pipeline.errors import BadRequest
 from pipeline.progress import Console, summary_console
 
@@ -19,6 +19,7 @@ def compare(
         list[str] | None, typer.Option("--pair", metavar="A_NAME=B_NAME", help="Variants of other names. Repeatable.")
     ] = None,
     across_machines: Annotated[bool, typer.Option("--across-machines", help="Compare other machines' times.")] = False,
+    json_only: Json = False,
 ) -> None:
     """Say in plain sentences how B differs from A: times with their intervals, and quality.
 
@@ -29,9 +30,10 @@ def compare(
 
     comparison = compare_places(a, b, pairs=[_pair(each) for each in pair or ()], across_machines=across_machines)
     console = summary_console()
-    console.print(build_table(comparison))
-    for told in (*comparison.sentences, *comparison.notes):
-        console.print(told, soft_wrap=True, markup=False)
+    with for_people(unless=json_only):
+        console.print(build_table(comparison))
+        for told in (*comparison.sentences, *comparison.notes):
+            console.print(told, soft_wrap=True, markup=False)
     echo(comparison)
 
 
@@ -44,6 +46,7 @@ def tune(
     items: Annotated[int, typer.Option(min=1, help="Texts in each request.")] = 1,
     target: Annotated[str, typer.Option(help="What this kind of machine is called.")] = "here",
     out: Annotated[Path | None, typer.Option(help="Folder for the tuning; default: the bundle's.")] = None,
+    json_only: Json = False,
 ) -> None:
     """Find how a server here runs a bundle to answer most requests: sessions, threads, executors, items together.
 
@@ -69,9 +72,10 @@ def tune(
         left_out=lambda setting, why: reporter.line(told_left_out(setting, why)),
     )
     console = summary_console()
-    console.print(build_table(found))
-    console.print(f"server:     {found.setting.told()} ({found.told()})", soft_wrap=True, markup=False)
-    console.print(f"tuning:     {(out or bundle) / tuning_file(target)}", soft_wrap=True, markup=False)
+    with for_people(unless=json_only):
+        console.print(build_table(found))
+        console.print(f"server:     {found.setting.told()} ({found.told()})", soft_wrap=True, markup=False)
+        console.print(f"tuning:     {(out or bundle) / tuning_file(target)}", soft_wrap=True, markup=False)
     echo(found)
 
 

@@ -1,5 +1,8 @@
 """Arguments and options that several commands take, and the JSON line each ends with."""
 
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, redirect_stdout
+from io import StringIO
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -23,6 +26,14 @@ TrackingUri = Annotated[
     str | None,
     typer.Option("--tracking-uri", help="The registry; else MLFLOW_TRACKING_URI, else the workspace's own."),
 ]
+ConfigsRegistry = Annotated[
+    str | None,
+    typer.Option(
+        "--tracking-uri",
+        help="The registry of a config that names none (register.tracking_uri); else MLFLOW_TRACKING_URI, else the "
+        "workspace's own.",
+    ),
+]
 Json = Annotated[bool, typer.Option("--json", help="Print the line of JSON alone.")]
 Who = Annotated[
     str | None,
@@ -37,3 +48,24 @@ WORKSPACE = Path(".retort")
 def echo(value: Any) -> None:
     """The last line on stdout, for machines."""
     typer.echo(msgspec.json.encode(value).decode())
+
+
+@contextmanager
+def for_people(*, unless: bool) -> Iterator[None]:
+    """For a `with` around what prints for people: nothing of it, where the line of JSON alone is asked for."""
+    if not unless:
+        yield
+        return
+    with redirect_stdout(StringIO()):
+        yield
+
+
+def with_registry(path: Path, settings: Sequence[str] | None, tracking_uri: str | None) -> tuple[str, ...]:
+    """A config's settings, and its registry where it names none and one is given: a part of the run as any other, which
+    is sealed, looked up and compared with it. Raises as `load_config` does."""
+    from pipeline.config import load_config
+
+    settings = tuple(settings or ())
+    if tracking_uri is None or load_config(path, settings).register.tracking_uri is not None:
+        return settings
+    return (*settings, f"register.tracking_uri={msgspec.json.encode(tracking_uri).decode()}")

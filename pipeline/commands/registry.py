@@ -9,13 +9,25 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from pipeline.commands.opening import opened_registry
-from pipeline.commands.options import WORKSPACE, Json, Key, Root, Settings, StoreUrl, TrackingUri, Who, echo
+from pipeline.commands.options import (
+    WORKSPACE,
+    Json,
+    Key,
+    Root,
+    Settings,
+    StoreUrl,
+    TrackingUri,
+    Who,
+    echo,
+    with_registry,
+)
 from pipeline.errors import BadArtifact, BadRequest
 from pipeline.progress import summary_console
 
 if TYPE_CHECKING:
     from pipeline.model_verification import Findings
     from pipeline.moves import Moved
+    from pipeline.workspace import Workspace
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9 ._-]*(?<!\.yaml)(?<!\.yml)")
 
@@ -140,7 +152,6 @@ def verify(
       retort verify retort-demo --key signer.pub
     """
     from pipeline.registry_tables import findings_lines
-    from pipeline.verification import verify_target
     from pipeline.workspace import Workspace
 
     place, uri = Workspace.open(workspace, store_url=store), _uri(tracking_uri, workspace)
@@ -148,13 +159,24 @@ def verify(
     found: list[Findings] = []
     for target in targets:
         if Path(target).exists() or not _NAME.fullmatch(target):
-            verified += verify_target(Path(target), settings or (), place, key=key)
+            verified += _sealed(Path(target), settings, tracking_uri, place, key=key)
         else:
             found.append(_verified(target, uri=uri, cache=place.cache, key=key, every=every))
     if not json_only:
         _show(*(line for each in found for line in findings_lines(each)))
     echo({"verified": verified} | ({"models": [asdict(each) | {"ok": each.ok} for each in found]} if found else {}))
     _require_faultless(found)
+
+
+def _sealed(
+    path: Path, settings: Settings, tracking_uri: str | None, place: "Workspace", *, key: Path | None
+) -> list[str]:
+    """A config's run is the one with this registry, where the config names none."""
+    from pipeline.verification import verify_target
+
+    is_config = path.suffix in (".yaml", ".yml")
+    asked = with_registry(path, settings, tracking_uri) if is_config else tuple(settings or ())
+    return verify_target(path, asked, place, key=key)
 
 
 def _uri(tracking_uri: str | None, workspace: Path) -> str:
@@ -174,10 +196,11 @@ def _reason(why: str | None) -> str:
 
 
 def _move(name: str, act: Callable[[Any], "Moved"], *, resume: bool, uri: str, json_only: bool) -> None:
-    """Make a move, or only finish one, and say what came of it."""
-    from pipeline.promotion import settled
+    """Make a move, or only finish one, and say what came of it; BadRequest where that was refused."""
     from pipeline.registry_tables import moved_lines, moved_told, settled_lines, settled_told
+    from pipeline.settling import settled
 
+    after = None
     with opened_registry(uri) as client:
         if resume:
             after = settled(client, name)
@@ -188,6 +211,8 @@ def _move(name: str, act: Callable[[Any], "Moved"], *, resume: bool, uri: str, j
     if not json_only:
         _show(*lines)
     echo(told)
+    if after is not None:
+        after.require_written()
 
 
 def _verified(name: str, **how: Any) -> "Findings":

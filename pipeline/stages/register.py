@@ -12,7 +12,8 @@ from pipeline.build import git_state
 from pipeline.challenge import CHALLENGER
 from pipeline.errors import BadRequest
 from pipeline.gates import parse_rules, questions_of
-from pipeline.kept_ledger import is_ledger
+from pipeline.kept_ledger import MAX_NAME, is_ledger
+from pipeline.moves import MAX_ALIAS
 from pipeline.naming import BENCHMARK, CHAMPION
 from pipeline.records import Record
 from serving.redaction import redacted
@@ -27,8 +28,8 @@ class RegisterConfig(Record):
     """Under which name and alias, by which rules, in which MLflow (its sqlite default lives in the workspace). With
     `sign_key`, a private key in PEM, versions are signed; `license` is the model's own, as SPDX calls it."""
 
-    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9 ._-]*$")
-    alias: str = Field(default="champion", pattern=r"^[A-Za-z][A-Za-z0-9_-]*$")
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9 ._-]*$", max_length=MAX_NAME)
+    alias: str = Field(default="champion", pattern=r"^[A-Za-z][A-Za-z0-9_-]*$", max_length=MAX_ALIAS)
     gate: tuple[str, ...] = Field(min_length=1)
     tracking_uri: str | None = None
     sign_key: Path | None = None

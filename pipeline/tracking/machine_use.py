@@ -1,6 +1,6 @@
 """What a run takes of its machine, under the names that MLflow's pages know."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Final
 
@@ -11,12 +11,14 @@ MEGA: Final = 1e6
 
 class MachineUse:
     """Looks at the machine, its GPUs, the disk that has a folder, and a process with all its children; the share of the
-    CPU is since the look before."""
+    CPU is since the look before. `say` is told once what keeps it from looking at GPUs."""
 
-    def __init__(self, process: int, folder: Path) -> None:
+    def __init__(self, process: int, folder: Path, *, say: Callable[[str], None]) -> None:
         import psutil
 
-        self._folder, self._gpus = folder, GpuUse()
+        self._folder, self._say = folder, say
+        self._gpus: GpuUse | None = None
+        self._said = False
         self._root = psutil.Process(process)
         self._network = psutil.net_io_counters()
         psutil.cpu_percent()
@@ -41,7 +43,17 @@ class MachineUse:
             "system/disk_available_megabytes": disk.free / MEGA,
             "system/network_receive_megabytes": (network.bytes_recv - self._network.bytes_recv) / MEGA,
             "system/network_transmit_megabytes": (network.bytes_sent - self._network.bytes_sent) / MEGA,
-        } | self._gpus.look()
+        } | self._gpu_look()
+
+    def _gpu_look(self) -> dict[str, float]:
+        try:
+            self._gpus = self._gpus or GpuUse()
+            return self._gpus.look()
+        except Exception as error:  # noqa: BLE001  (a driver's library may answer anything, and GPUs alone are lost)
+            if not self._said:
+                self._said = True
+                self._say(f"what the run takes of its GPUs is not told ({type(error).__name__}: {error})")
+            return {}
 
     def _resident(self) -> Iterator[int]:
         """Of each process of the tree; one that has just ended counts for nothing."""

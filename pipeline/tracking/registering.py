@@ -25,7 +25,7 @@ from pipeline.tracking.versions import (
     versions_of,
 )
 from serving.bundle import read_bundle
-from serving.reaching import expect_answers, fetch_files, is_server
+from serving.reaching import expect_answers, fetch_files
 from serving.registry import DIGEST_TAG
 from serving.registry_failures import failure_of, raised_by_registries, shown
 from serving.signatures import FILES, FILES_TAG, verify_folder
@@ -124,9 +124,10 @@ def _only(client: Any, offer: Offer, found: Sequence[Version]) -> Version:
 
 
 def _link(client: Any, version: Version) -> None:
-    """Let MLflow's page of a LoggedModel show the version that it became: a server of MLflow's does so when it makes a
-    version, and its client of a database does not. Where that is refused, the version is registered all the same."""
-    if is_server(client.tracking_uri) or version.model_id is None:
+    """Let MLflow's page of a LoggedModel show the version that it became: a server of MLflow's does so once it has made
+    a version, where nothing ends it in between, and its client of a database does not. Where that is refused, the
+    version is registered all the same."""
+    if version.model_id is None:
         return
     from mlflow.utils.mlflow_tags import MLFLOW_MODEL_VERSIONS
 

@@ -1,6 +1,6 @@
 """The runs that a workspace and its tracking servers know, and the MLflow run that a version belongs to."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final
 
@@ -13,6 +13,7 @@ from pipeline.tracking.client import default_uri, talking_to
 from pipeline.tracking.sending import send
 from pipeline.tracking.sent import Busy, read_state, waiting
 from pipeline.workspace import RECORD
+from serving.reaching import is_made
 from serving.registry_failures import shown
 
 RUNS_A_PAGE: Final = 1000
@@ -65,7 +66,7 @@ def parent_run_id(outbox: Path) -> str:
     return run_id
 
 
-def runs_of(root: Path, *, name: str | None = None, uris: Iterable[str] = ()) -> Runs:
+def runs_of(root: Path, *, name: str | None = None, uris: Collection[str] = ()) -> Runs:
     """The runs of a workspace: those whose outbox is here, and those that its servers, and those at `uris`, know.
 
     Addresses are as they may be shown to anybody: without a password.
@@ -73,7 +74,10 @@ def runs_of(root: Path, *, name: str | None = None, uris: Iterable[str] = ()) ->
     here = {seen.run: seen for seen in _here(root)}
     there: dict[str, Seen] = {}
     away: dict[str, str] = {}
-    for uri in dict.fromkeys((*_default(root), *(seen.uri for seen in here.values()), *uris)):
+    for uri in dict.fromkeys((default_uri(root), *(seen.uri for seen in here.values()), *uris)):
+        if not is_made(uri):  # asked, it would be made
+            away |= {shown(uri): f"there is no registry at {shown(uri)} yet"} if uri in uris else {}
+            continue
         try:
             there |= {seen.run: seen for seen in _seen_there(uri)}
         except Failure as failure:
@@ -83,11 +87,6 @@ def runs_of(root: Path, *, name: str | None = None, uris: Iterable[str] = ()) ->
     found += _untold(root, {seen.name for seen in found})
     wanted = [seen for seen in found if name in (None, seen.name)]
     return Runs(tuple(sorted(wanted, key=lambda seen: (-seen.at, seen.run))), away, unreadable(root))
-
-
-def _default(root: Path) -> tuple[str, ...]:
-    """The workspace's own registry, where there is one: asked, MLflow would make it."""
-    return (default_uri(root),) if (root / "mlflow.db").is_file() else ()
 
 
 def _joined(here: Seen | None, there: Seen | None) -> Seen:

@@ -12,6 +12,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from threading import Event, Thread
 from typing import Final
@@ -119,7 +120,8 @@ class Sender:
             self._send_own()
 
     def _put_a_look(self) -> None:
-        """With the run's events: they wait with them where the server is away. A full disk costs a look."""
+        """With the run's events: they wait with them where the server is away. A full disk costs a look, and so does
+        a machine that answers what nobody expects: the run is sent whatever comes of it."""
         path = self._folder / EVENTS
         try:
             event = Metrics(of=PARENT, step=0, values=dict(self._look()))
@@ -129,8 +131,9 @@ class Sender:
                 append_line(descriptor, line_of(Metrics(of=PARENT, at=event.at, step=seconds, values=event.values)))
             finally:
                 os.close(descriptor)
-        except OSError as error:
-            self._say(path, f"what the run takes of its machine is not told ({error})")
+        except Exception as error:  # noqa: BLE001
+            told = error if isinstance(error, OSError) else f"{type(error).__name__}: {error}"
+            self._say(path, f"what the run takes of its machine is not told ({told})")
 
     def _try(self, folder: Path, *, rest: Callable[[], None], wait_s: float | None = 0.0) -> int:
         try:
@@ -149,8 +152,24 @@ class Sender:
         """Once, in the log, which a full disk may not take."""
         if self._told.get(about) != text:
             self._told[about] = text
-            with suppress(OSError):
-                os.write(sys.stderr.fileno(), f"{text}\n".encode())
+            _log(text)
+
+
+def _log(text: str) -> None:
+    with suppress(OSError):
+        os.write(sys.stderr.fileno(), f"{text}\n".encode())
+
+
+def looks_at(process: int, folder: Path) -> Callable[[], dict[str, float]]:
+    """`MachineUse.look`, or what raises each time why there is none."""
+    try:
+        return MachineUse(process, folder, say=_log).look
+    except Exception as error:  # noqa: BLE001  (as in Sender)
+        return partial(_raise, error)
+
+
+def _raise(error: Exception) -> dict[str, float]:
+    raise error
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -160,7 +179,7 @@ def main(arguments: Sequence[str]) -> int:
     os.set_inheritable(lock, False)
     ended = watch(sys.stdin.fileno(), at_most_s=at_most_s)
     turn = Turn(folder.parent, lock)
-    return Sender(folder, ended=ended, turn=turn, look=MachineUse(os.getppid(), folder).look).run()
+    return Sender(folder, ended=ended, turn=turn, look=looks_at(os.getppid(), folder)).run()
 
 
 if __name__ == "__main__":

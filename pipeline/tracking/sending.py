@@ -6,6 +6,7 @@ is made. What the server refuses for itself is set aside, and the rest goes on.
 """
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -55,7 +56,8 @@ def send(folder: Path, *, rest: Callable[[], None] = lambda: None, wait_s: float
             try:
                 events = _send(folder, rest)
             except Failure as failure:
-                _note(folder, str(failure))
+                with suppress(OSError):  # a full disk: the failure itself says more
+                    _note(folder, str(failure))
                 raise
         state = read_state(folder)
         return Sent(state.runs.get(PARENT), events=events, refused=state.refused)

@@ -7,8 +7,9 @@ import msgspec
 
 from pipeline.errors import BadArtifact, BadRequest, Failure, Transient
 from pipeline.outbox_reading import Target, targets, unreadable
-from pipeline.tracking.sending import send
+from pipeline.tracking.sending import send, uri_of
 from pipeline.tracking.sent import REFUSED, read_state, settled, waiting
+from serving.registry_failures import failure_of
 
 
 class Synced(msgspec.Struct, frozen=True):
@@ -41,7 +42,7 @@ def _sync(folder: Path, target: Target) -> Synced:
     sent, why, transient = 0, "", False
     before = waiting(folder)
     try:
-        sent = send(folder).events
+        sent = _sent(folder)
     except Failure as failure:
         sent, why, transient = before - waiting(folder), str(failure), isinstance(failure, Transient)
     state = read_state(folder)
@@ -54,6 +55,15 @@ def _sync(folder: Path, target: Target) -> Synced:
         why=why,
         transient=transient,
     )
+
+
+def _sent(folder: Path) -> int:
+    """How many events; where it cannot be written who is at it, or how far that came, a failure that names the file."""
+    try:
+        return send(folder).events
+    except OSError as error:
+        named = OSError(error.errno, error.strerror or str(error), error.filename or str(folder))
+        raise failure_of(named, uri=uri_of(folder)) from error
 
 
 def require_sent(synced: Iterable[Synced]) -> None:

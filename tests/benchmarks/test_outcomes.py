@@ -165,6 +165,23 @@ def test_a_version_that_stays_challenger_is_no_failure_for_ci() -> None:
     assert str(unknown[0].get("message")).startswith("INCONCLUSIVE: server_rps of student-onnx-fp32 is not known")
 
 
+def test_a_candidate_that_was_passed_over_for_one_that_passes_is_no_failure_for_ci() -> None:
+    found = told(RULES[:2])
+    assert found.verdict is not None
+    assert (found.verdict.verdict, found.verdict.chosen) == ("PASS", INT8)
+    root = Xml.fromstring(junit(found))
+    assert root.attrib == {"name": "tickets", "tests": "4", "failures": "0", "errors": "0"}
+    over, chosen = root.findall("testsuite")
+    assert (over.get("name"), over.get("skipped"), chosen.get("skipped")) == (SMALL, "1", "0")
+    (slow,) = over.findall("testcase/skipped")
+    assert str(slow.get("message")).startswith("FAIL: p95_ms over teacher-onnx-fp32's 0.")
+
+
+def test_where_nobody_passes_all_that_is_not_kept_is_red() -> None:
+    root = Xml.fromstring(junit(told(("accuracy >= 0.99", "p95_ms <= 0.3 * teacher with confidence"))))
+    assert root.attrib == {"name": "tickets", "tests": "4", "failures": "3", "errors": "0"}
+
+
 def test_a_bundle_that_somebody_calls_champion_is_judged_by_rules_as_any_other() -> None:
     root = Xml.fromstring(junit(told(("accuracy >= 1.01 * champion",))))
     assert root.attrib == {"name": "tickets", "tests": "2", "failures": "2", "errors": "0"}

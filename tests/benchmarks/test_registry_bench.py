@@ -133,11 +133,46 @@ def quick(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     return tmp_path / "found.json"
 
 
+def ended_with() -> Any:
+    with pytest.raises(SystemExit) as ended:
+        registry_bench.main()
+    return ended.value.code
+
+
+def test_where_all_bounds_are_kept_it_ends_well(
+    quick: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(registry_bench, "AT_MOST_S", {WHOLE: 10.0, BACK: 4.0})
+    registry_bench.main()
+    assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize(
+    ("fault", "what"),
+    [("failed", ["away"]), ("lost", 1), ("incomplete", 2), ("surplus", 1)],
+    ids=lambda each: str(each),
+)
+def test_registrations_at_once_of_which_anything_is_lost_end_with_66(
+    quick: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], fault: str, what: Any
+) -> None:
+    found = {"asked": 3, "registry": "r", "failed": [], "lost": 0, "incomplete": 0, "surplus": 0, fault: what}
+    monkeypatch.setattr(registry_bench, "AT_MOST_S", {})
+    monkeypatch.setattr(registry_bench, "register_at_once", lambda *_, **__: found)
+    monkeypatch.setattr("sys.argv", ["registry_bench", "--repeats", "1", "--postgres", "--tracking-uri", "r"])
+    assert ended_with() == 66
+    assert capsys.readouterr().err == f"registry_bench: of 3 registrations at once {fault}: {what}\n"
+
+
 def test_figures_are_medians_of_all_rounds_but_the_first_beside_their_bounds(
     quick: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    registry_bench.main()
-    lines = capsys.readouterr().out.splitlines()
+    assert ended_with() == 66
+    out, err = capsys.readouterr()
+    assert err == (
+        "registry_bench: roll back, warm took 4.000 s, and the bound is 2 s; roll back, the whole command line took "
+        "4.000 s, and the bound is 2 s\n"
+    )
+    lines = out.splitlines()
     told, written = json.loads(lines[-1]), json.loads(quick.read_text())
     times = {"n": 3, "median_s": 4.0, "min_s": 3.0, "max_s": 5.0}
     assert told["figures"] == {
@@ -161,6 +196,7 @@ def test_a_bundle_that_is_given_is_the_one_that_is_measured(
 ) -> None:
     mine = made_bundle(tmp_path / "mine", size_bytes=50_000, seed=7)
     monkeypatch.setattr("sys.argv", ["registry_bench", "--repeats", "1", "--bundle", str(mine.path)])
+    monkeypatch.setattr(registry_bench, "AT_MOST_S", {})
     registry_bench.main()
     told = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert (told["bundle"]["made_for_this"], told["bundle"]["digest"]) == (False, mine.digest)

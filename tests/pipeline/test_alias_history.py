@@ -45,13 +45,25 @@ def told(found: list[Span]) -> list[tuple[str, str | None, int | None]]:
     ],
 )
 def test_a_promotion_comes_on_top_and_a_rollback_takes_off(moves: list[dict[str, Any]], way: list[str]) -> None:
-    assert way_back(chain(ledger(*moves)), "champion") == way
+    assert [version for version, _ in way_back(chain(ledger(*moves)), "champion")] == way
+
+
+def test_each_stop_on_the_way_back_has_the_last_entry_that_moved_the_alias_there_or_else_away() -> None:
+    """By it one knows whether the version of that number is still the same."""
+    moves = ({"to": "2", "was": "1"}, {"to": "3"}, back("2", why="of the rollback"), {"to": "2", "why": "once more"})
+    assert [(version, entry.to, entry.why) for version, entry in way_back(chain(ledger(*moves)), "champion")] == [
+        ("1", "2", "it is better"),
+        ("2", "2", "once more"),
+    ]
 
 
 def test_what_an_alias_named_once_is_what_it_was_moved_to_or_from() -> None:
     found = chain(ledger({"to": "2", "was": "1"}, {"to": "3"}, {"to": "4", "alias": "challenger"}))
-    assert named_once(found, "champion") == {"1", "2", "3"}
-    assert named_once(found, "nobody") == set()
+    assert [(version, entry.to) for version, entry in named_once(found, "champion")] == [
+        *(("2", "2"), ("3", "3")),
+        ("1", "2"),
+    ]
+    assert named_once(found, "nobody") == []
 
 
 # -- what was named when -----------------------------------------------------------------------------------------------

@@ -38,7 +38,7 @@ CANONICAL = RunConfig.model_validate(WRITTEN).model_dump(mode="json")
 @pytest.fixture
 def retort(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Retort:
     """Runs the command line in this process, in an empty folder, with nothing in its environment."""
-    for name in ("RETORT_WORKSPACE", "RETORT_STORE", "MLFLOW_TRACKING_URI"):
+    for name in ("RETORT_WORKSPACE", "RETORT_STORE", "MLFLOW_TRACKING_URI", "RETORT_WHO", "GITHUB_ACTOR"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.chdir(tmp_path)
     return runner(monkeypatch, capsys)
@@ -91,6 +91,13 @@ def test_help_shows_where_to_begin_and_every_command(retort: Retort) -> None:
     registry = ["promote", "rollback", "history", "models", "verify"]
     assert [*running, "bench", "compare", "tune", *registry, "runs", "sync", "gc"] == COMMANDS
     assert all(f"\n  {name} " in told.out for name in COMMANDS)
+
+
+@pytest.mark.parametrize("name", [name for name in COMMANDS if name != "serve"])
+def test_every_command_that_ends_with_a_line_of_json_prints_it_alone_where_that_is_asked_for(
+    retort: Retort, name: str
+) -> None:
+    assert "--json" in retort(name, "--help").out
 
 
 @pytest.mark.parametrize("name", COMMANDS)
@@ -279,6 +286,82 @@ def test_the_environment_names_workspace_and_store(
     retort("run", config)
     assert asked[0][1]["workspace"].root == tmp_path / "w"
     assert isinstance(asked[0][1]["workspace"].store, RemoteStore)
+
+
+@pytest.fixture
+def homeless(tmp_path: Path) -> Path:
+    """A config that names no registry."""
+    path = tmp_path / "homeless.yaml"
+    register = {name: value for name, value in WRITTEN["register"].items() if name != "tracking_uri"}
+    path.write_text(yaml.safe_dump(WRITTEN | {"register": register}))
+    return path
+
+
+RUNNING: list[list[str]] = [["run", "--until", "export"], ["stage", "export"], ["pretrain", "--set", "pretrain={}"]]
+
+
+@pytest.mark.parametrize("command", RUNNING, ids=lambda words: words[0])
+def test_a_config_that_names_no_registry_has_the_one_that_is_given_and_else_the_environments(
+    retort: Retort, homeless: Path, config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: list[str]
+) -> None:
+    asked = replaced_run(monkeypatch, {"pretrain": sealed(tmp_path / ".retort", "pretrain", {})})
+    retort(*command, homeless)
+    retort(*command, homeless, "--tracking-uri", "sqlite:///a: b.db")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://of-the-environment:5000")
+    retort(*command, homeless)
+    retort(*command, config)
+    assert [given.register.tracking_uri for given, _ in asked] == [
+        None,
+        "sqlite:///a: b.db",
+        "http://of-the-environment:5000",
+        "http://registry:5000",
+    ]
+
+
+def test_a_registry_that_is_given_is_a_part_of_the_run_as_one_that_its_config_names(
+    retort: Retort, homeless: Path, config: Path, tmp_path: Path
+) -> None:
+    sealed(tmp_path / ".retort", "export-student", {"model.onnx": "weights"})
+    assert retort("show", homeless).code == 65
+    shown = retort("show", homeless, "--tracking-uri", "http://registry:5000")
+    assert (shown.code, shown.json) == (0, retort("show", config).json)
+
+
+def test_a_secret_in_the_environments_registry_is_refused_before_anything_runs(
+    retort: Retort, homeless: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = replaced_run(monkeypatch, {})
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://ann:s3cr3t@registry:5000")
+    told = retort("run", homeless)
+    assert (told.code, asked) == (64, [])
+    assert "register.tracking_uri: a user or password in tracking_uri would be sealed into manifests" in told.err
+    assert "s3cr3t" not in told.err
+
+
+@pytest.mark.parametrize("command", RUNNING[:2], ids=lambda words: words[0])
+def test_who_runs_is_who_says_so_else_who_the_environment_says_else_this_user(
+    retort: Retort, config: Path, monkeypatch: pytest.MonkeyPatch, command: list[str]
+) -> None:
+    asked = replaced_run(monkeypatch, {})
+    monkeypatch.setattr("pipeline.moves.this_user", lambda: "ann@here")
+    retort(*command, config)
+    monkeypatch.setenv("GITHUB_ACTOR", "bob")
+    retort(*command, config)
+    retort(*command, config, "--who", "zoe")
+    assert [options["who"] for _, options in asked] == ["ann@here", "bob", "zoe"]
+
+
+@pytest.mark.parametrize("command", ["plan", "run", "stage export", "pretrain --set pretrain={}", "show"])
+def test_json_is_all_that_is_printed_when_it_is_asked_for(
+    retort: Retort, config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: str
+) -> None:
+    found = {label: sealed(tmp_path / ".retort", label, {}) for label in ("pretrain", "export-student")}
+    replaced_run(monkeypatch, found)
+    monkeypatch.setattr("pipeline.runner.plan", lambda *_: ())
+    told = retort(*command.split(), config, "--json")
+    assert (told.code, told.err) == (0, "")
+    (line,) = told.out.splitlines()
+    assert json.loads(line)["run"] == "a-run"
 
 
 def test_several_configs_run_in_their_order_each_with_its_line(

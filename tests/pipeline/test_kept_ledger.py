@@ -15,9 +15,7 @@ from pipeline.errors import BadArtifact, BadRequest, Transient
 from pipeline.kept_ledger import (
     ENTRY_TAG,
     HASH_TAG,
-    HEAD_TAG,
     NoSuchModel,
-    State,
     add_entry,
     existing_registry,
     own_models,
@@ -28,9 +26,10 @@ from pipeline.kept_ledger import (
     receipts_of,
 )
 from pipeline.ledger import chain, entry_hash, entry_text
+from pipeline.model_state import HEAD_TAG, State
 from pipeline.tracking.client import default_uri
 from pipeline.tracking.registering import register
-from pipeline.tracking.versions import Version, versions_of
+from pipeline.tracking.versions import Version, model_called, versions_of
 from serving.signatures import FILES, FILES_TAG, files_listing
 
 
@@ -141,6 +140,18 @@ def test_an_entry_is_a_version_with_its_text_and_hash_from_the_first_moment(clie
     assert (kept.source, kept.status) == ("models:/entries/2", "READY")
     assert client.get_registered_model("entries.ledger").tags == {"retort.ledger": "1"}
     assert read_chain(client, "entries").valid()[0] == (1, written)
+
+
+def test_a_model_whose_name_leaves_no_room_for_its_ledger_s_is_refused_before_anything_is_written(client: Any) -> None:
+    name = "n" * 250
+    make_versions(client, name, 1)
+    with pytest.raises(BadRequest) as refused:
+        moved(client, name, "1")
+    assert str(refused.value) == (
+        "the name of model nnnnnnnnnnnnnnnnnnnn... has 250 characters, and 249 are what a registry has room for with "
+        ".ledger after them, where its moves are kept; register it by a shorter name"
+    )
+    assert model_called(client, f"{name}.ledger") is None
 
 
 def test_two_authors_may_make_the_ledger_at_once(client: Any) -> None:

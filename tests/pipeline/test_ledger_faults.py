@@ -6,13 +6,16 @@ from datetime import UTC, datetime
 import pytest
 from ledgers import promotions
 
-from pipeline.kept_ledger import State
 from pipeline.ledger import chain
 from pipeline.ledger_faults import alias_faults, ledger_faults
+from pipeline.model_state import State
 from pipeline.tracking.versions import Version
 
 MOVES = chain(promotions("1", "2"))
-VERSIONS = {str(number): Version("m", number, {}, (), datetime.now(UTC), None, "s3://nowhere") for number in (1, 2, 3)}
+TAGS = {"retort.digest": "d" * 64, "retort.files": "f" * 64}  # as tests/ledgers.py has them in its entries
+VERSIONS = {
+    str(number): Version("m", number, TAGS, (), datetime.now(UTC), None, "s3://nowhere") for number in (1, 2, 3)
+}
 STATE = State("m", MOVES.head, MOVES, VERSIONS, {"champion": "2"})
 CUT = "9:" + "a" * 64
 PROMOTE = "`retort promote m --to champion --version"
@@ -72,4 +75,17 @@ def test_a_move_that_was_interrupted_is_told_with_how_to_finish_it() -> None:
     assert list(alias_faults(lags, lags.foreign)) == [
         "@champion names version 1, and by entry 2 it is 2: that move is unfinished; `retort promote m --resume` "
         "finishes it"
+    ]
+
+
+@pytest.mark.parametrize("named", ["3", None])
+def test_nobody_is_sent_to_a_version_that_only_has_the_number_of_the_one_that_was_promoted(named: str | None) -> None:
+    another = replace(VERSIONS["2"], tags={**TAGS, "retort.digest": "e" * 64})
+    state = replace(STATE, versions={**VERSIONS, "2": another}, named={} if named is None else {"champion": named})
+    assert list(alias_faults(state, state.foreign)) == [
+        "@champion names version 3, and by entry 2 it is 2: something moved it past the ledger; "
+        f"{PROMOTE} 3 --why ...` puts that on record"
+        if named
+        else "version 2, which @champion names by entry 2, is another one now: it was deleted, and its number given "
+        f"again, or its tags were changed; {PROMOTE} V --why ...` names one"
     ]

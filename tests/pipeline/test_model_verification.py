@@ -1,6 +1,10 @@
 """`retort verify NAME` against a real MLflow sqlite store, shared, each test with its own model: tampering is found,
 and nothing is repaired but what an interruption left."""
 
+import shutil
+import stat
+from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -9,9 +13,11 @@ from fakes import tiny_bundle
 from keys_in_pem import key_pair
 from ledgers import make_old_versions, moved, named
 from offers import offer_of, version_folder
+from registries import without_root_s_powers
 
 from pipeline.errors import BadRequest
-from pipeline.kept_ledger import HEAD_TAG, NoSuchModel, read_chain
+from pipeline.kept_ledger import NoSuchModel, read_chain
+from pipeline.model_state import HEAD_TAG
 from pipeline.model_verification import Findings, verify_model
 from pipeline.promotion import rollback
 from pipeline.signing import sign
@@ -153,6 +159,93 @@ def test_a_version_that_was_deleted_under_its_alias_is_a_fault(client: Any, root
     assert faults(root, model) == []
 
 
+# -- deleted, and registered anew --------------------------------------------------------------------------------------
+
+
+def registered_anew(client: Any, name: str, folder: Path, *, long_after: bool, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Another model's version 1 instead; the digest of its bundle."""
+    from pipeline import model_state
+
+    client.delete_registered_model(name)
+    another = tiny_bundle(folder, bias=9.0)
+    make_old_versions(client, name, another, 2)
+    if long_after:
+        monkeypatch.setattr(model_state, "CLOCKS", timedelta(days=-1))
+    return another.digest
+
+
+def test_of_a_model_that_was_deleted_and_registered_anew_long_after_nothing_is_wrong(
+    client: Any, root: Path, model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    registered_anew(client, model, tmp_path / "another", long_after=True, monkeypatch=monkeypatch)
+    assert found_of(root, model).repaired == ("the model says now that its ledger ends with entry 2",)
+    (fault,) = faults(root, model)
+    assert fault.startswith("version 2, which @champion names by entry 2, is another one now: it was deleted, and its ")
+    assert named(client, model) == {}
+    moved(client, model, "1")
+    assert faults(root, model) == []
+
+
+def test_a_version_that_stands_in_the_place_of_the_one_that_was_promoted_is_a_fault_however_young(
+    client: Any, root: Path, model: str, bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    digest = registered_anew(client, model, tmp_path / "another", long_after=True, monkeypatch=monkeypatch)
+    client.set_registered_model_alias(model, "champion", "2")
+    assert faults(root, model) == [
+        f"version 2: its tag retort.digest is {digest[:12]}, and was {bundle.digest[:12]} when entry 2 was written"
+    ]
+
+
+def test_where_the_clocks_leave_a_doubt_another_digest_is_a_fault(
+    client: Any, root: Path, model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    registered_anew(client, model, tmp_path / "another", long_after=False, monkeypatch=monkeypatch)
+    assert [fault.partition(":")[0] for fault in faults(root, model)[1:]] == ["version 1", "version 2"]
+
+
+# -- who may not write -------------------------------------------------------------------------------------------------
+
+
+def found_by_who_may_only_read(root: Path, name: str, place: Path) -> tuple[str, Findings]:
+    """In a copy of the registry, and where that is: who has it open may write it."""
+    file = Path(shutil.copy(root / "mlflow.db", place))
+    file.chmod(stat.S_IRUSR)
+    uri = f"sqlite:///{file}"
+    with ThreadPoolExecutor(1, initializer=without_root_s_powers) as bound:
+        told = bound.submit(verify_model, name, uri=uri, cache=place / "cache", key=None)
+        return uri, told.result()
+
+
+def test_who_may_only_read_is_told_what_lags_and_the_files_are_read(
+    client: Any, root: Path, real: tuple[str, Path], tmp_path: Path
+) -> None:
+    name, files = real
+    client.delete_registered_model_alias(name, "champion")
+    client.delete_registered_model_tag(name, HEAD_TAG)
+    client.set_registered_model_alias(name, "staging", "1")
+    (files / "MLmodel").write_text("flavors: {}\n")
+    uri, found = found_by_who_may_only_read(root, name, tmp_path)
+    assert (found.repaired, found.versions) == ((), ("1",))
+    assert found.faults == (
+        "@champion names nothing, and by entry 1 it is 1: that move is unfinished; `retort promote "
+        f"{name} --resume` finishes it",
+        f"@champion could not be written: the registry {uri} cannot be written (readonly database); use an account "
+        "that may write, or name another with register.tracking_uri or --tracking-uri",
+        f"version 1 of {name}: MLmodel is not as files.sha256 lists it: it was altered; {AGAIN}",
+    )
+
+
+def test_who_may_only_read_is_told_that_the_end_on_the_model_lags(
+    client: Any, root: Path, model: str, tmp_path: Path
+) -> None:
+    client.delete_registered_model_tag(model, HEAD_TAG)
+    uri, found = found_by_who_may_only_read(root, model, tmp_path)
+    assert found.faults == (
+        f"the ledger's end on the model could not be written: the registry {uri} cannot be written (readonly "
+        "database); use an account that may write, or name another with register.tracking_uri or --tracking-uri",
+    )
+
+
 # -- the ledger --------------------------------------------------------------------------------------------------------
 
 
@@ -240,8 +333,6 @@ def test_a_file_that_came_later_is_a_fault(root: Path, real: tuple[str, Path]) -
 
 
 def test_files_that_are_gone_are_a_fault(client: Any, root: Path, real: tuple[str, Path]) -> None:
-    import shutil
-
     name, files = real
     shutil.rmtree(files)
     (fault,) = faults(root, name)

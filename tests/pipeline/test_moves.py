@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from pipeline.errors import BadRequest
-from pipeline.moves import MAX_WHY, Move, checked, require_alias, this_user
+from pipeline.moves import MAX_ALIAS, MAX_WHY, Move, checked, require_alias, signed, this_user
 
 ASKED = Move("champion", "4", "it is better", "anna")
 
@@ -33,6 +33,15 @@ def test_an_alias_that_mlflow_keeps_is_refused(alias: str) -> None:
 def test_an_alias_that_no_uri_could_hold_is_refused(alias: str) -> None:
     told = f"alias {alias!a}: write a letter, then letters, digits, _ or -, like champion"
     assert refusal(replace(ASKED, alias=alias)) == told
+
+
+def test_an_alias_that_is_longer_than_mlflow_takes_is_refused() -> None:
+    from mlflow.utils.validation import MAX_REGISTERED_MODEL_ALIAS_LENGTH, _validate_model_alias_name
+
+    assert MAX_ALIAS == MAX_REGISTERED_MODEL_ALIAS_LENGTH
+    _validate_model_alias_name(require_alias("a" * MAX_ALIAS))
+    told = "alias aaaaaaaaaaaaaaaaaaaa... has 256 characters, and MLflow takes 255; shorten it"
+    assert refusal(replace(ASKED, alias="a" * (MAX_ALIAS + 1))) == told
 
 
 @pytest.mark.parametrize("blank", ["", " ", "\n\t "])
@@ -66,3 +75,13 @@ def test_who_runs_this_is_the_machine_s_user(monkeypatch: pytest.MonkeyPatch) ->
 
     monkeypatch.setattr(pwd, "getpwuid", nameless)
     assert this_user() == f"uid {os.getuid()}"
+
+
+def test_a_run_signs_with_who_runs_it_and_its_step() -> None:
+    assert signed(" Zoë  B. ", step="register-1") == "Zoë B. (retort run, step register-1)"
+    assert signed("", step="register-1") == "retort run, step register-1"
+
+
+def test_a_name_that_cannot_be_printed_ends_no_run() -> None:
+    who = signed("a\x00b", step="register-1")
+    assert checked(replace(ASKED, who=who)).who == "a?b (retort run, step register-1)"

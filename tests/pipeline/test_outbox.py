@@ -173,6 +173,19 @@ def test_who_joined_a_run_ends_it_where_the_process_that_had_it_ended_before(out
     assert not goes_on(outbox.folder, ASKED)
 
 
+def test_of_those_who_joined_a_run_whose_owner_ended_the_last_one_ends_it(
+    outbox: Outbox, joined: Outbox, tmp_path: Path
+) -> None:
+    third = opened(tmp_path)
+    outbox.close(whole=False)
+    assert (joined.ends_the_run(), third.ends_the_run()) == (False, False)
+    joined.close(whole=True)
+    assert goes_on(outbox.folder, ASKED)
+    assert third.ends_the_run()
+    third.close(whole=True)
+    assert not goes_on(outbox.folder, ASKED)
+
+
 def test_who_joined_a_run_that_came_to_its_end_leaves_that_and_the_next_run_alone(
     outbox: Outbox, joined: Outbox, tmp_path: Path
 ) -> None:

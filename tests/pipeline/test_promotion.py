@@ -11,10 +11,12 @@ from turns import take_turns
 
 from pipeline import promotion
 from pipeline.errors import BadArtifact, BadRequest, Failure, Transient
-from pipeline.kept_ledger import HEAD_TAG, read_chain, read_state
+from pipeline.kept_ledger import read_chain, read_state
 from pipeline.ledger import entry_text, text_hash
+from pipeline.model_state import HEAD_TAG
 from pipeline.moves import Move, Moved, Overtaken
-from pipeline.promotion import move, rollback, settle
+from pipeline.promotion import move, rollback
+from pipeline.settling import settle, settled
 from pipeline.tracking import versions
 from serving.registry import DIGEST_TAG
 
@@ -311,7 +313,7 @@ def test_an_alias_that_was_removed_is_left_until_somebody_says_what_it_is_to_be(
     client.delete_registered_model_alias(model, "champion")
     assert settle(client, model) == []
     assert named(client, model) == {}
-    assert promotion.settled(client, model).foreign == {"champion": None}
+    assert settled(client, model).foreign == {"champion": None}
     assert back(client, model).to == "1"
     client.delete_registered_model_alias(model, "champion")
     assert moved(client, model, "1").was is None
@@ -360,7 +362,7 @@ def test_an_alias_moved_past_the_ledger_is_left_until_a_move_puts_it_on_record(
     client.set_registered_model_alias(model, "champion", other)
     assert settle(client, model) == []
     assert named(client, model) == {"champion": other}
-    assert promotion.settled(client, model).foreign == {"champion": other}
+    assert settled(client, model).foreign == {"champion": other}
 
     found = moved(client, model, other)
     assert (found.was, found.to) == (other, other)
@@ -374,6 +376,137 @@ def test_an_alias_whose_version_was_deleted_is_left(client: Any, model: str) -> 
     assert settle(client, model) == []
     assert named(client, model) == {}
     assert moved(client, model, "2").was is None
+
+
+# -- deleted, and registered anew --------------------------------------------------------------------------------------
+
+
+def register_anew(client: Any, name: str) -> None:
+    """As one does in MLflow's own pages: the model goes, its ledger stays, and others get the numbers."""
+    client.delete_registered_model(name)
+    make_versions(client, name, 3, first=11)
+
+
+def test_no_alias_is_given_to_a_version_that_only_has_the_number_of_one_that_was_promoted(
+    client: Any, model: str
+) -> None:
+    moved(client, model, "1")
+    moved(client, model, "1", "challenger")
+    register_anew(client, model)
+    assert settle(client, model) == ["the model says now that its ledger ends with entry 2"]
+    assert named(client, model) == {}
+    assert heads(client, model)["1"] is None
+    assert settled(client, model).foreign == {}
+
+
+def test_such_a_version_is_promoted_by_an_entry_of_its_own(client: Any, model: str) -> None:
+    moved(client, model, "1")
+    register_anew(client, model)
+    found = moved(client, model, "1", why="it is the first again", who="bob")
+    assert (found.was, found.to, found.entry_number) == (None, "1", 2)
+    (_, entry) = read_chain(client, model).valid()[-1]
+    assert (entry.who, entry.digest) == ("bob", f"{11:064d}")
+    assert at_rest(client, model)
+    assert told(BadRequest, lambda: moved(client, model, "1")).startswith(f"version 1 of {model} is @champion already")
+
+
+def test_such_a_version_that_was_given_the_alias_past_the_ledger_may_be_put_on_record(client: Any, model: str) -> None:
+    moved(client, model, "1")
+    register_anew(client, model)
+    client.set_registered_model_alias(model, "champion", "1")
+    found = moved(client, model, "1")
+    assert (found.was, found.to, found.entry_number) == ("1", "1", 2)
+
+
+@pytest.mark.parametrize("to", ["1", None])
+def test_such_a_version_is_no_way_back(client: Any, model: str, to: str | None) -> None:
+    for version in ("1", "2"):
+        moved(client, model, version)
+    register_anew(client, model)
+    moved(client, model, "3")
+    if to is None:
+        assert told(BadRequest, lambda: back(client, model)) == (
+            f"version 2, which @champion of {model} named before, is another one now; say with --to which of these it "
+            "is to be: 3"
+        )
+    else:
+        assert told(BadRequest, lambda: back(client, model, to)) == (
+            f"@champion of {model} never named version 1, so there is no way back to it; it named: 3; `retort promote` "
+            "names one for the first time"
+        )
+    moved(client, model, "1")
+    assert back(client, model).to == "3", "what was promoted since is one"
+
+
+def test_a_rollback_that_was_killed_before_the_model_was_deleted_is_not_finished_with_another_version(
+    client: Any, model: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for version in ("1", "2"):
+        moved(client, model, version)
+    killing = killed_at(monkeypatch, "set_registered_model_alias")
+    with pytest.raises(Killed):
+        back(client, model)
+    killing.undo()
+    register_anew(client, model)
+    assert "knows of no version that @champion named before" in told(BadRequest, lambda: back(client, model))
+    assert "never named version 1" in told(BadRequest, lambda: back(client, model, "1"))
+    assert named(client, model) == {}
+
+
+# -- refused -----------------------------------------------------------------------------------------------------------
+
+TOO_LONG = "a" * 300
+
+
+@pytest.fixture
+def stuck(client: Any, model: str, monkeypatch: pytest.MonkeyPatch) -> str:
+    """A model with the entry of an alias that MLflow does not take, as an older Retort wrote it."""
+    moved(client, model, "1")
+    with monkeypatch.context() as patch:
+        patch.setattr("pipeline.moves.MAX_ALIAS", 1000)
+        assert "alias" in told(BadRequest, lambda: moved(client, model, "2", TOO_LONG))
+    return model
+
+
+def test_an_alias_that_the_registry_refuses_stops_no_move_of_another(client: Any, stuck: str) -> None:
+    assert moved(client, stuck, "2").entry_number == 3
+    assert moved(client, stuck, "2", "challenger").entry_number == 4
+    assert back(client, stuck).to == "1"
+    assert "knows of no version that @champion named before" in told(BadRequest, lambda: back(client, stuck))
+    assert named(client, stuck) == {"champion": "1", "challenger": "2"}
+    assert heads(client, stuck)["model"] == read_chain(client, stuck).head
+
+
+def test_an_alias_that_the_registry_refuses_is_told_until_another_move_was_made(client: Any, stuck: str) -> None:
+    for _ in range(2):
+        after = settled(client, stuck)
+        assert (after.repaired, after.foreign, list(after.refused)) == ((), {}, [f"@{TOO_LONG}"])
+        unfinished, refused = after.faults
+        assert unfinished == (
+            f"@{TOO_LONG} names nothing, and by entry 2 it is 2: that move is unfinished; `retort promote {stuck} "
+            "--resume` finishes it"
+        )
+        assert refused.startswith(f"@{TOO_LONG} could not be written: the registry {client.tracking_uri} refused: ")
+    moved(client, stuck, "3")
+    after = settled(client, stuck)
+    assert (after.foreign, dict(after.refused)) == ({TOO_LONG: None}, {})
+    assert after.faults[0].startswith(f"@{TOO_LONG} names nothing, and by entry 2 it is 2: something removed it past ")
+
+
+def test_who_asks_for_the_alias_that_is_refused_is_refused_each_time_and_writes_one_entry(
+    client: Any, stuck: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pipeline.moves.MAX_ALIAS", 1000)
+    for version in ("2", "3"):
+        assert "refused" in told(BadRequest, lambda version=version: moved(client, stuck, version, TOO_LONG))
+    assert len(read_chain(client, stuck).links) == 2
+
+
+def test_an_alias_that_is_too_long_is_refused_before_anything_is_written(client: Any, model: str) -> None:
+    assert told(BadRequest, lambda: moved(client, model, "1", TOO_LONG)) == (
+        "alias aaaaaaaaaaaaaaaaaaaa... has 300 characters, and MLflow takes 255; shorten it"
+    )
+    assert read_chain(client, model).links == ()
 
 
 # -- several authors ---------------------------------------------------------------------------------------------------

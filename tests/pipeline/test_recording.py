@@ -19,6 +19,7 @@ from pipeline.data.sources import HubSource
 from pipeline.errors import BadArtifact
 from pipeline.events import PARENT, Closed, Event, Files, Metrics, Opened, Params, Read, Tags, event_of
 from pipeline.graph import Step
+from pipeline.outbox import Outbox
 from pipeline.outbox_reading import lines_after, outboxes
 from pipeline.progress import Silent, measured
 from pipeline.recording import Asked, Recorder
@@ -331,6 +332,22 @@ def test_a_failure_closes_what_was_at_work_and_says_why(place: Place) -> None:
     assert place.events(Tags, of=PARENT)[-1].values["retort.error"] == "the text is empty"
 
 
+def test_a_run_that_recovered_tells_no_error_any_more(place: Place) -> None:
+    with pytest.raises(BadArtifact):
+        end_by(place, BadArtifact("the text is empty"))
+    for label in ("distill-small", "distill-tiny"):
+        with place.recorder() as recorder:
+            begin(recorder, label)
+            end(recorder, place, label)
+    assert errors(place) == ["the text is empty", ""]
+
+
+def errors(place: Place) -> list[str]:
+    """What the run was told to have failed by, one after another."""
+    told = [each.values for each in place.events(Tags, of=PARENT)]
+    return [values["retort.error"] for values in told if "retort.error" in values]
+
+
 def test_a_bug_is_told_with_its_kind(place: Place) -> None:
     with pytest.raises(KeyError):
         end_by(place, KeyError("student"))
@@ -539,6 +556,48 @@ def test_a_page_that_cannot_be_made_is_said_so_and_the_run_has_ended_well(
     assert {path.name for path in place.folders[0].iterdir() if path.is_dir()} == {"files"}
 
 
+def write_page(name: str, session: Artifact, register: Artifact | None, folder: Path) -> tuple[Path, ...]:
+    (folder / "report.html").write_text("a page")
+    return (folder / "report.html",)
+
+
+@pytest.mark.parametrize("fails", ["written", "taken", "told"])
+def test_a_page_that_there_is_no_room_for_is_told_by_the_next_run(
+    place: Place, monkeypatch: pytest.MonkeyPatch, fails: str
+) -> None:
+    monkeypatch.setattr("pipeline.recorded_run.write_told", write_page)
+    recorder = place.recorder(labels=("benchmark",))
+    begin(recorder, "benchmark")
+    end(recorder, place, "benchmark", finished_at=LATER)
+    with monkeypatch.context() as patch:
+        if fails == "written":
+            patch.setattr("pipeline.recorded_run.write_told", full)
+        elif fails == "taken":
+            patch.setattr("pipeline.outbox.Outbox.keep", full)
+        else:
+            put = Outbox.put
+            patch.setattr(
+                Outbox,
+                "put",
+                lambda to, event: full() if (type(event), event.of) == (Files, PARENT) else put(to, event),
+            )
+        recorder.__exit__(None, None, None)
+    lacked = "the end" if fails == "told" else "a page"
+    assert place.said.lines == [
+        cannot_be_written(place),
+        f"tracking: 10 events wait in {place.folders[0]} (the process that sends them is still at it); the next run or "
+        "`retort sync` sends them",
+        f"tracking: {lacked} of this run could not be written; `retort run` of the same config tells it",
+    ]
+    assert place.events(Files, of=PARENT) == []
+    with place.recorder(labels=("benchmark",)) as again:
+        again.done(*done(place, "benchmark"))
+    (files,) = place.events(Files, of=PARENT)
+    assert (place.folders[0] / files.folder / "report.html").read_text() == "a page"
+    assert len(place.folders) == 1
+    assert not any((place.root / "outbox").glob("*.open"))
+
+
 # -- what a killed process could not say -------------------------------------------------------------------------------
 
 
@@ -735,6 +794,7 @@ def test_who_joined_a_run_ends_it_where_its_owner_has_ended_before_it_was_done(
         end(other, place, label)
     other.__exit__(None, None, None)
     assert statuses(place)[-1] == (PARENT, "FINISHED")
+    assert errors(place) == ["the text is empty", ""]
     assert not any((place.root / "outbox").glob("*.open"))
 
 

@@ -10,7 +10,7 @@ import pytest
 from judged import RegisterRun, only_tiny_versions, seal
 from registries import migrated
 
-from pipeline import kept_ledger, promotion, registration
+from pipeline import kept_ledger, promotion, registration, settling
 from pipeline.artifact import EVIDENCE, Artifact
 from pipeline.champion import NOBODY
 from pipeline.errors import BadArtifact, BadRequest, Transient
@@ -91,6 +91,7 @@ def test_the_first_version_becomes_challenger_and_champion_and_the_facts_say_so(
 def test_every_move_is_in_the_ledger_with_the_gate_s_reason_and_the_step_that_made_it(
     first: RegisterRun, workspace: Path
 ) -> None:
+    first.who = "zoë"
     first()
     with talking_to(default_uri(workspace)) as client:
         entries = [entry for _, entry in kept_ledger.read_chain(client, "tiny").valid()]
@@ -98,7 +99,7 @@ def test_every_move_is_in_the_ledger_with_the_gate_s_reason_and_the_step_that_ma
         "int8 passes every rule: accuracy 0.87 is >= 0.855",
         "there was no champion yet; int8 passes every rule: accuracy 0.87 is >= 0.855",
     ]
-    assert {entry.who for entry in entries} == {"retort run, step register-1"}
+    assert {entry.who for entry in entries} == {"zoë (retort run, step register-1)"}
     assert {entry.digest for entry in entries} == {first.digest}
     assert {"bundle/receipts/verdict@here.json", "manifests/benchmark.json"} <= entries[0].receipts.keys()
 
@@ -248,6 +249,83 @@ def test_what_people_took_back_before_it_went_on_stays_taken_back(first: Registe
     assert came.registered is not None
     assert came.registered.aliases == ("challenger",)
     assert registry(workspace)["aliases"] == {"challenger": "2", "champion": "1"}
+
+
+def test_a_move_of_its_own_that_the_registry_refuses_ends_it_each_time(
+    first: RegisterRun, workspace: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The entry is there; without its alias the version is no champion."""
+    from mlflow.exceptions import MlflowException
+    from mlflow.protos.databricks_pb2 import PERMISSION_DENIED
+
+    real = settling.point_alias
+
+    def refuse(client: Any, name: str, alias: str, version: str) -> None:
+        if alias == "champion":
+            raise MlflowException("not this one", PERMISSION_DENIED)
+        real(client, name, alias, version)
+
+    monkeypatch.setattr(settling, "point_alias", refuse)
+    uri = default_uri(workspace)
+    forbidden = (
+        f"the registry {uri} forbids this (HTTP 403): these credentials may only read, or are wrong; set "
+        "MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD of an account that may write"
+    )
+    for told in (forbidden, f"@champion of tiny could not be written: {forbidden}"):
+        with pytest.raises(BadRequest) as refused:
+            first()
+        assert str(refused.value) == told
+    monkeypatch.undo()
+    only_tiny_versions(monkeypatch)
+    assert first().promoted
+    assert registry(workspace) == {"versions": [1], "aliases": BOTH, "moves": FIRST_MOVES}
+
+
+# -- deleted, and registered anew --------------------------------------------------------------------------------------
+
+
+def delete_model(workspace: Path) -> None:
+    """As one does in MLflow's own pages: its ledger is another model and stays."""
+    with talking_to(default_uri(workspace)) as client:
+        client.delete_registered_model("tiny")
+
+
+def test_another_model_that_gets_a_deleted_one_s_number_has_moves_of_its_own(
+    first: RegisterRun, workspace: Path
+) -> None:
+    first()
+    delete_model(workspace)
+    came = challenger(workspace)()
+    assert (came.promoted, came.registered and came.registered.aliases) == (True, ("challenger", "champion"))
+    assert registry(workspace) == {"versions": [1], "aliases": BOTH, "moves": [*FIRST_MOVES, *FIRST_MOVES]}
+
+
+def test_another_model_with_a_deleted_one_s_number_is_not_promoted_where_the_gate_says_no(
+    first: RegisterRun, workspace: Path
+) -> None:
+    """It was killed before its first move, and a third one became champion; the ledger says that a version 1 was so."""
+    first()
+    delete_model(workspace)
+    second, third = challenger(workspace), RegisterRun(workspace, bias=2.0, key="register-3")
+    with pytest.MonkeyPatch.context() as patch:
+        killing(patch, "pipeline.registration.register", 1, after=True)
+        with pytest.raises(Killed):
+            second()
+    third()
+    came = second("FAIL", "p95_ms 4 is not <= 3", champion=third.digest)
+    assert (came.promoted, came.why) == (
+        False,
+        "it does not pass against the champion, version 2: p95_ms 4 is not <= 3",
+    )
+    assert registry(workspace)["aliases"] == {"challenger": "1", "champion": "2"}
+
+
+def test_the_same_bytes_registered_anew_get_their_aliases_back(first: RegisterRun, workspace: Path) -> None:
+    first()
+    delete_model(workspace)
+    came = first()
+    assert (came.promoted, came.registered and came.registered.aliases) == (True, ("challenger", "champion"))
+    assert registry(workspace) == {"versions": [1], "aliases": BOTH, "moves": FIRST_MOVES}
 
 
 # -- others are at it --------------------------------------------------------------------------------------------------

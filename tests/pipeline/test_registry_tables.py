@@ -11,11 +11,10 @@ from ledgers import altered, entry, kept, ledger, promotions
 from rich.console import Console
 
 from pipeline.alias_history import named_at
-from pipeline.kept_ledger import State
 from pipeline.ledger import Chain, Kept, chain
+from pipeline.model_state import State
 from pipeline.model_verification import Findings
 from pipeline.moves import Moved
-from pipeline.promotion import Settled
 from pipeline.registry_tables import (
     doubts_lines,
     findings_lines,
@@ -33,6 +32,7 @@ from pipeline.registry_tables import (
     versions_table,
     when,
 )
+from pipeline.settling import Settled
 from pipeline.tracking.versions import Version
 
 AT = datetime(2026, 11, 17, 12, 30, 15, 999_000, tzinfo=UTC)
@@ -185,7 +185,29 @@ def test_what_was_finished_is_told_and_that_there_was_nothing() -> None:
         "resumed:    nothing was left unfinished",
         "fault:      the ledger was cut off: model m says it reached to entry 9 (aaaaaaaaaaaa), which is not there",
     ]
-    assert settled_told(after) == {"model": "m", "repaired": ("this", "that"), "aliases": {"champion": "4"}, "head": ""}
+    assert settled_told(after) == {
+        "model": "m",
+        "repaired": ("this", "that"),
+        "aliases": {"champion": "4"},
+        "head": "",
+        "faults": (),
+        "foreign": {},
+    }
+
+
+def test_what_could_not_be_finished_is_told_to_people_and_to_machines() -> None:
+    moves = chain(promotions("4"))
+    tags = {"retort.digest": "d" * 64, "retort.files": "f" * 64}
+    lags = State("m", "", moves, {"4": replace(VERSION, number=4, tags=tags)}, {"champion": "3"})
+    after = Settled(lags, (), frozenset(), {"other": "7"}, {"@champion": "it is forbidden"})
+    unfinished = "that move is unfinished; `retort promote m --resume` finishes it"
+    faults = [
+        f"@champion names version 3, and by entry 1 it is 4: {unfinished}",
+        "@champion could not be written: it is forbidden",
+    ]
+    assert settled_lines(after) == [f"fault:      {fault}" for fault in faults]
+    told = settled_told(after)
+    assert (list(told["faults"]), told["foreign"]) == (faults, {"other": "7"})
 
 
 @pytest.mark.parametrize(("void", "told"), [(0, ""), (2, " (2 void)")])

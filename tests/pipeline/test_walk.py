@@ -132,6 +132,11 @@ def test_who_records_is_told_when_steps_begin_and_when_each_is_sealed_and_stages
     assert len(told) == 4  # what is taken is not made
 
 
+def test_a_stage_is_told_who_runs_it(place: Workspace, stage: FakeStage) -> None:
+    obtain(place, "a", who="zoë")
+    assert [tools.who for tools in stage.calls[0]] == ["zoë"]
+
+
 def test_a_stage_is_told_what_identifies_its_code_and_libraries(
     place: Workspace, stage: FakeStage, monkeypatch: pytest.MonkeyPatch
 ) -> None:

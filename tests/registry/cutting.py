@@ -13,9 +13,10 @@ from pathlib import Path
 from typing import Any, Final
 
 from faults import Cut, Line, When, through
-from offers import faults_in, leftovers_in, offer_of, versions_in
+from offers import client_of, faults_in, leftovers_in, model_id_of, offer_of, versions_in
 from registries import Registry
 from registry.children import FORKS, moments_of, pool, register_in_child, register_or_say_why
+from registry.dying import servers
 
 from pipeline.errors import Transient
 from pipeline.tracking.registering import KEY_TAG, Offer, register
@@ -121,6 +122,13 @@ class Registering:
             wrong.append(f"the next try says new={done.new} where there were {len(before)} versions")
         return wrong + faults_in(self.registry, self.offer) + leftovers_in(self.registry, self.offer)
 
+    def unlinked(self) -> list[str]:
+        """The versions that MLflow's page of their LoggedModel does not name."""
+        assert self.offer
+        models = [model_id_of(version) for version in versions_in(self.registry, self.offer.name)]
+        tags = {each: client_of(self.registry).get_logged_model(each).tags for each in models}
+        return [f"{each} names no version" for each, found in tags.items() if "mlflow.modelVersions" not in found]
+
 
 def broken_registrations(
     registry: Registry, folder: Path, workspace: Path, how: Breaking, label: str, requests: int, share: int
@@ -147,6 +155,26 @@ def killed_registrations(empty: Path, folder: Path, workspace: Path, moments: in
             assert number > moments
             assert "commit" in clean
             return wrong
+    raise AssertionError("unreachable: numbers do not end")
+
+
+def registrations_of_dying_servers(empty: Path, folder: Path, workspace: Path, moments: int, share: int) -> list[Fault]:
+    """The same where the server is killed before its commit 1, 2, 3, ..., and another one is started on what it left.
+    `empty` is a database's file."""
+    place = workspace / f"share-{share}"
+    place.mkdir()
+    take_environment(NO_PAUSES)
+    wrong = []
+    with servers(Path(shutil.copy(empty, place)), place / "artifacts") as of_place:
+        for number in itertools.count(1 + share, SHARES):
+            attempt = Registering(of_place.registry, Line(), folder, place, Breaking("before"), "dying")
+            with of_place.killed_at(number) as died:
+                attempt(number)
+            with of_place.killed_at(None):
+                wrong += [Fault(number, "", what) for what in (*attempt.faults(), *attempt.unlinked())]
+            if died == [False]:
+                assert number > moments
+                return wrong
     raise AssertionError("unreachable: numbers do not end")
 
 

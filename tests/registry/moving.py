@@ -19,7 +19,8 @@ from registry.cutting import NO_PAUSES, SHARES, Breaking, Fault, faults_of_each,
 
 from pipeline.errors import Transient
 from pipeline.moves import Move
-from pipeline.promotion import move, rollback, settle
+from pipeline.promotion import move, rollback
+from pipeline.settling import settle
 from pipeline.tracking.client import talking_to
 from pipeline.tracking.registering import register
 

@@ -7,11 +7,18 @@ import pytest
 from faults import When
 from offers import version_folder
 from registries import Registry
-from registry.cutting import Breaking, broken_registrations, faults_of_all, killed_registrations
+from registry.cutting import (
+    Breaking,
+    broken_registrations,
+    faults_of_all,
+    killed_registrations,
+    registrations_of_dying_servers,
+)
 
 # Raised inside MLflow's own models of its tables.
 pytestmark = [pytest.mark.filterwarnings("ignore::DeprecationWarning:mlflow"), pytest.mark.timeout(300)]
 REQUESTS, CHANGES = 20, 15  # at least, of a registration of even the smallest version: those on disk without a server
+COMMITS = 5  # and those of a server
 
 
 @pytest.fixture(scope="module")
@@ -50,3 +57,10 @@ def test_a_process_killed_at_any_commit_or_file_of_the_embedded_registry_leaves_
     empty_database: Path, folder: Path, workspace: Path
 ) -> None:
     assert faults_of_all(killed_registrations, empty_database, folder, workspace, requests=CHANGES) == []
+
+
+def test_a_server_killed_at_any_commit_leaves_a_whole_version_or_none_and_the_next_one_finishes_it(
+    empty_database: Path, folder: Path, workspace: Path
+) -> None:
+    given = (registrations_of_dying_servers, empty_database, folder, workspace)
+    assert faults_of_all(*given, requests=COMMITS) == []

@@ -23,6 +23,7 @@ from registries import (
     sqlite_server,
     without_root_s_powers,
 )
+from registry.moving import moving
 
 from pipeline.errors import BadArtifact, BadRequest, Failure, Transient
 from pipeline.tracking.registering import Offer, register
@@ -147,6 +148,33 @@ def test_an_account_that_may_only_read_another_s_model(
         f"the registry {guarded.uri} forbids this (HTTP 403): these credentials may only read, or are wrong; set "
         "MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD of an account that may write"
     )
+
+
+def test_an_account_that_may_edit_a_model_and_not_its_ledger_moves_nothing_and_is_told_which_model_it_is(
+    guarded: Registry, offer: Offer, workspace: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_USERNAME", ADMIN)
+    monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", PASSWORD)
+    register(offer, uri=guarded.uri, workspace=workspace)
+    register(offer_of(offer.folder, name=offer.name, key="register-2"), uri=guarded.uri, workspace=workspace)
+    moving(guarded.uri, offer.name, "1")
+    user = {"username": "editor", "password": "another password"}
+    httpx.post(f"{guarded.uri}/api/2.0/mlflow/users/create", json=user, auth=(ADMIN, PASSWORD)).raise_for_status()
+    granting = f"{guarded.uri}/api/3.0/mlflow/users/permissions/grant"
+    granted = {"username": "editor", "resource_type": "registered_model", "permission": "EDIT"}
+    model, ledger = ({**granted, "resource_id": each} for each in (offer.name, f"{offer.name}.ledger"))
+    httpx.post(granting, json=model, auth=(ADMIN, PASSWORD)).raise_for_status()
+
+    monkeypatch.setenv("MLFLOW_TRACKING_USERNAME", user["username"])
+    monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", user["password"])
+    with pytest.raises(BadRequest) as refused:
+        moving(guarded.uri, offer.name, "2")
+    assert str(refused.value) == (
+        f"the registry {guarded.uri} forbids to write the model {offer.name}.ledger, where the moves of {offer.name} "
+        "are kept (HTTP 403), so nothing was moved; who moves its aliases must be allowed to edit both models"
+    )
+    httpx.post(granting, json=ledger, auth=(ADMIN, PASSWORD)).raise_for_status()
+    assert moving(guarded.uri, offer.name, "2") == 2
 
 
 def test_a_store_that_refuses_the_client_s_keys(

@@ -62,6 +62,19 @@ def test_runs_are_a_table_for_people_and_a_line_for_machines(retort: Retort, out
     assert re.search(r"not asked: the registry http://127.0.0.1:9 .*cannot be reached", shown)
 
 
+def test_an_outbox_that_cannot_be_read_was_not_read_and_a_server_that_is_away_not_asked(
+    retort: Retort, outbox: Outbox, tmp_path: Path
+) -> None:
+    bad = outbox_in(tmp_path / ".retort", asked="b" * 64)
+    bad.close(whole=True)
+    (bad.folder / "target.json").write_text('{"schema": 2}')
+    asked, read = retort("runs").out.splitlines()[-3:-1]
+    assert asked.startswith("not asked:  the registry http://127.0.0.1:9 ")
+    assert read == (
+        f"not read:   the outbox {bad.folder} was written by a newer Retort (schema 2); send it with that one"
+    )
+
+
 def test_json_is_all_that_is_printed_when_it_is_asked_for(retort: Retort, outbox: Outbox) -> None:
     for command in ("runs", "sync"):
         assert len(retort(command, "--json").out.splitlines()) == 1

@@ -161,6 +161,21 @@ def test_a_comparison_is_json_that_can_be_read_again(retort: Retort, tmp_path: P
     assert msgspec.json.decode(told.out.splitlines()[-1], type=Comparison).variants[0].times == "faster"
 
 
+@pytest.mark.usefixtures("page")
+def test_json_is_all_that_is_printed_when_it_is_asked_for(retort: Retort, children: list[Any], tmp_path: Path) -> None:
+    write_receipt(receipt(), tmp_path)
+    (tmp_path / "texts.txt").write_text("good\n")
+    for command in (
+        ("bench", "old", "new", *SMALL_LOAD, "--gate", "agreement >= 0.1"),
+        ("compare", tmp_path, tmp_path, "--pair", f"{SMALL}=student-onnx-int8"),
+        ("tune", "old", "--texts", "texts.txt"),
+    ):
+        told = retort(*command, "--json")
+        assert told.code == 0, told.err
+        assert len(told.out.splitlines()) == 1
+        assert isinstance(told.json, dict)
+
+
 # -- tune --------------------------------------------------------------------------------------------------------------
 
 

@@ -189,11 +189,44 @@ def test_resume_only_finishes_what_an_interruption_left(retort: Retort, client: 
     end = "the model says now that its ledger ends with entry 2"
     assert told.out.splitlines()[:-1] == [f"repaired:   {repaired}", f"repaired:   {end}"]
     head = read_chain(client, model).head
-    assert told.json == {"model": model, "repaired": [repaired, end], "aliases": {"champion": "2"}, "head": head}
+    assert told.json == {
+        "model": model,
+        "repaired": [repaired, end],
+        "aliases": {"champion": "2"},
+        "head": head,
+        "faults": [],
+        "foreign": {},
+    }
     again = retort(command, model, "--resume", *WHY)
     assert again.out.splitlines()[:-1] == ["resumed:    nothing was left unfinished"]
     assert again.json["repaired"] == []
     assert len(read_chain(client, model).links) == 2
+
+
+@pytest.mark.parametrize("more", [(), ("--json",)])
+def test_resume_tells_machines_too_what_it_could_not_finish(
+    retort: Retort, client: Any, model: str, more: tuple[str, ...]
+) -> None:
+    moved(client, model, "1")
+    client.set_registered_model_alias(model, "champion", "3")
+    told = retort("promote", model, "--resume", *more)
+    (fault,) = told.json["faults"]
+    assert fault.startswith("@champion names version 3, and by entry 1 it is 1: something moved it past the ledger; ")
+    assert (told.code, told.json["foreign"], f"fault:      {fault}\n" in told.out) == (0, {"champion": "3"}, not more)
+
+
+def test_resume_ends_with_64_where_the_registry_refuses_what_is_to_be_written(
+    retort: Retort, client: Any, model: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pipeline.moves.MAX_ALIAS", 1000)
+    alias = "a" * 300
+    assert retort("promote", model, "--to", alias, "--version", "1", *WHY).code == 64
+    told = retort("promote", model, "--resume")
+    unfinished, refused = told.json["faults"]
+    assert unfinished.endswith("that move is unfinished; `retort promote " + model + " --resume` finishes it")
+    assert refused.startswith(f"@{alias} could not be written: the registry ")
+    assert told.code == 64
+    assert told.err.startswith(f"retort: @{alias} of {model} could not be written: the registry ")
 
 
 @pytest.mark.parametrize(

@@ -83,7 +83,9 @@ def test_a_rule_that_cannot_be_parsed_is_refused_when_the_config_is_loaded(
         {"name": "models:x"},
         {"name": "it's"},
         {"name": ""},
+        {"name": "a" * 250},
         {"alias": ""},
+        {"alias": "a" * 256},
         {"alias": "1st"},
         {"alias": "a b"},
         {"license": ""},
@@ -94,6 +96,13 @@ def test_a_rule_that_cannot_be_parsed_is_refused_when_the_config_is_loaded(
 def test_a_name_alias_or_gate_that_cannot_work_is_refused(changes: dict[str, Any]) -> None:
     with pytest.raises(ValidationError):
         config(**changes)
+
+
+def test_the_longest_names_that_a_registry_has_room_for_are_taken() -> None:
+    from mlflow.store.model_registry.dbmodels.models import SqlRegisteredModel
+
+    asked = config(name="a" * 249, alias="a" * 255)
+    assert len(f"{asked.name}.ledger") == SqlRegisteredModel.name.type.length
 
 
 @pytest.mark.parametrize("alias", ["v1", "V12", "latest", "Latest"])

@@ -3,6 +3,7 @@
 import logging
 import socket
 import sqlite3
+import subprocess
 import sys
 import time
 from collections.abc import Iterator
@@ -14,6 +15,7 @@ from typing import Any
 
 import pytest
 
+from pipeline.build import ROOT as CHECKOUT
 from pipeline.errors import BadRequest, Failure, Transient
 from pipeline.tracking.client import REACH_TIMEOUT_S, default_uri, talking_to
 
@@ -197,6 +199,63 @@ def test_a_registry_named_as_sqlite_names_files_is_made_with_its_folder(
     monkeypatch.chdir(tmp_path)
     with talking_to(f"sqlite:///file:{tmp_path}/a/mlflow.db?uri=true"):
         assert (tmp_path / "a" / "mlflow.db").is_file()
+
+
+OPENING = """
+import sys, time
+from pathlib import Path
+from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
+from pipeline.tracking.client import talking_to
+
+uri, ready, go = sys.argv[1], Path(sys.argv[2]), Path(sys.argv[3])
+ready.touch()
+while not go.exists():
+    time.sleep(0.001)
+with talking_to(uri) as client:
+    client.search_registered_models()
+    client.search_experiments()
+"""
+
+
+@pytest.mark.timeout(180)
+def test_processes_that_first_open_a_registry_at_once_all_find_it_whole(tmp_path: Path) -> None:
+    uri, go, both = default_uri(tmp_path / "workspace"), tmp_path / "go", [tmp_path / "one", tmp_path / "other"]
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-c", OPENING, uri, str(ready), str(go)], cwd=CHECKOUT, stderr=subprocess.PIPE
+        )
+        for ready in both
+    ]
+    while not all(ready.exists() for ready in both):
+        assert all(process.poll() is None for process in processes)
+        time.sleep(0.01)
+    go.touch()
+    told = [process.communicate()[1].decode() for process in processes]
+    assert ([process.returncode for process in processes], told) == ([0, 0], ["", ""])
+    assert [file.name for file in (tmp_path / "workspace").iterdir()] == ["mlflow.db"]
+
+
+def test_what_a_kill_left_of_a_registry_that_was_being_made_is_made_anew(tmp_path: Path) -> None:
+    for left in (".mlflow.db.partial", ".mlflow.db.partial-journal", ".mlflow.db.lock"):
+        (tmp_path / left).write_bytes(b"half of something")
+    with talking_to(default_uri(tmp_path)) as client:
+        assert list(client.search_registered_models()) == []
+    assert [file.name for file in tmp_path.iterdir()] == ["mlflow.db"]
+
+
+def test_a_registry_that_a_server_made_meanwhile_is_taken_as_it_is(
+    client: Any, uri: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client.create_registered_model("theirs")
+
+    def overtaken(partial: Path) -> None:
+        partial.touch()
+        changed(uri, tmp_path, "SELECT 1")
+
+    monkeypatch.setattr("pipeline.tracking.client._fill", overtaken)
+    with talking_to(default_uri(tmp_path)) as found:
+        assert "theirs" in [model.name for model in found.search_registered_models()]
+    assert [file.name for file in tmp_path.iterdir()] == ["mlflow.db"]
 
 
 def test_what_the_block_raises_itself_comes_out_as_it_is(uri: str) -> None:

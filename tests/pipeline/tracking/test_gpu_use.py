@@ -66,3 +66,33 @@ def test_what_a_device_does_not_tell_is_left_out(monkeypatch: pytest.MonkeyPatch
         "system/gpu_0_memory_usage_percentage",
         "system/gpu_0_utilization_percentage",
     ]
+
+
+@pytest.mark.usefixtures("device")
+def test_a_share_of_nothing_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pynvml, "nvmlDeviceGetMemoryInfo", lambda _: SimpleNamespace(used=0, total=0))
+    monkeypatch.setattr(pynvml, "nvmlDeviceGetEnforcedPowerLimit", lambda _: 0)
+    assert GpuUse().look() == {"system/gpu_0_utilization_percentage": 37.0, "system/gpu_0_power_usage_watts": 350.0}
+
+
+@pytest.mark.usefixtures("device")
+def test_the_power_of_a_device_that_has_no_limit_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    def unsupported(_: Any) -> None:
+        raise pynvml.NVMLError(pynvml.NVML_ERROR_NOT_SUPPORTED)
+
+    monkeypatch.setattr(pynvml, "nvmlDeviceGetEnforcedPowerLimit", unsupported)
+    found = GpuUse().look()
+    assert found["system/gpu_0_power_usage_watts"] == 350.0
+    assert "system/gpu_0_power_usage_percentage" not in found
+
+
+@pytest.mark.usefixtures("device")
+def test_one_device_that_cannot_be_had_hides_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    def handle(index: int) -> str:
+        if index == 0:
+            raise pynvml.NVMLError(pynvml.NVML_ERROR_GPU_IS_LOST)
+        return "device"
+
+    monkeypatch.setattr(pynvml, "nvmlDeviceGetCount", lambda: 3)
+    monkeypatch.setattr(pynvml, "nvmlDeviceGetHandleByIndex", handle)
+    assert {name.split("_")[1] for name in GpuUse().look()} == {"1", "2"}

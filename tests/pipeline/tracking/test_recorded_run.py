@@ -156,7 +156,7 @@ def test_a_run_that_is_interrupted_and_resumed_is_one_run_with_each_number_once(
     assert (outbox / "events.jsonl").stat() == before
 
 
-def test_stages_alone_belong_to_one_run_and_one_that_fails_is_told_why(place: Workspace) -> None:
+def test_stages_alone_belong_to_one_run_and_one_that_fails_is_told_why_until_it_is_mended(place: Workspace) -> None:
     execute(place, only="train")
     (place.root / "refuse").touch()
     with pytest.raises(BadArtifact):
@@ -169,6 +169,11 @@ def test_stages_alone_belong_to_one_run_and_one_that_fails_is_told_why(place: Wo
     }
     assert runs["fake"].tags["retort.error"] == "the registry has no room"
     assert len(outboxes(place.root)) == 1
+
+    (place.root / "refuse").unlink()
+    execute(place)
+    recovered = found_in(place)["fake"]
+    assert (recovered.status, recovered.tags["retort.error"]) == ("FINISHED", "")
 
 
 def test_a_run_killed_between_the_seal_and_its_record_is_told_whole_by_the_next(

@@ -1,7 +1,10 @@
 """The runs of a workspace: those that wait here and those that MLflow knows are told as one."""
 
+import errno
 import shutil
+import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -9,11 +12,11 @@ import msgspec
 import pytest
 from tracked import EXPERIMENT, ending, opening, outbox_in, put, rows
 
-from pipeline.errors import BadArtifact, Transient
+from pipeline.errors import BadArtifact, BadRequest, Failure, Transient
 from pipeline.events import PARENT, Closed, Opened, Tags
 from pipeline.outbox import Outbox
 from pipeline.outbox_reading import TARGET
-from pipeline.tracking import runs
+from pipeline.tracking import runs, sending
 from pipeline.tracking.client import talking_to
 from pipeline.tracking.runs import Seen, parent_run_id, runs_of
 from pipeline.tracking.sending import send
@@ -211,6 +214,19 @@ def test_a_run_whose_own_outbox_is_gone_is_told_of_by_one_that_joined_it(
     other.close(whole=False)
 
 
+def test_to_list_runs_makes_no_registry(tmp_path: Path) -> None:
+    outbox = outbox_in(tmp_path)
+    put(outbox, *opening())
+    outbox.close(whole=False)
+    named = f"sqlite:///{tmp_path}/named.db"
+    found = runs_of(tmp_path, uris=(named,))
+    assert ([seen.status for seen in found.found], found.away) == (
+        ["KILLED"],
+        {named: f"there is no registry at {named} yet"},
+    )
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["outbox"]
+
+
 def test_an_outbox_that_cannot_be_read_is_named_and_hides_no_other(place: Path) -> None:
     bad, good = ended(place), ended(place)
     (bad.folder / TARGET).write_text('{"schema": 2}')
@@ -237,7 +253,9 @@ def test_an_outbox_that_cannot_be_read_keeps_no_other_from_being_sent(place: Pat
 
 
 def test_all_that_waits_is_sent_and_what_was_sent_is_left_alone(place: Path) -> None:
-    first, second = ended(place), ended(place)
+    first = ended(place)
+    time.sleep(0.002)  # the oldest comes first
+    second = ended(place)
     synced = sync_all(place)
     assert [(one.run, one.sent, one.waiting, one.why) for one in synced] == [
         (first.folder.name, 15, 0, ""),
@@ -256,3 +274,50 @@ def test_a_server_that_is_away_keeps_no_other_from_being_told(place: Path) -> No
     }
     with pytest.raises(Transient, match=r"^15 events of 1 run wait: .* cannot be reached .*; `retort sync` sends"):
         require_sent(synced)
+
+
+@pytest.mark.parametrize(
+    ("error", "kind", "told"),
+    [
+        (OSError(errno.ENOSPC, "No space left on device"), Transient, "no space left for {}; make room there"),
+        (
+            OSError(errno.EROFS, "Read-only file system", "FILE"),
+            BadRequest,
+            "FILE cannot be written (Read-only file system)",
+        ),
+    ],
+    ids=["full", "read-only"],
+)
+def test_an_outbox_that_cannot_be_written_is_said_so_and_keeps_no_other_from_being_sent(
+    place: Path, monkeypatch: pytest.MonkeyPatch, error: OSError, kind: type[Failure], told: str
+) -> None:
+    bad, good = ended(place), ended(place)
+
+    @contextmanager
+    def unwritable(folder: Path, wait_s: float | None = None) -> Iterator[None]:
+        if folder == bad.folder:
+            raise error
+        with alone(folder, wait_s):
+            yield
+
+    monkeypatch.setattr(sending, "alone", unwritable)
+    synced = sync_all(place)
+    assert {one.run: (one.sent, one.waiting) for one in synced} == {
+        bad.folder.name: (0, 15),
+        good.folder.name: (15, 0),
+    }
+    with pytest.raises(kind) as refused:
+        require_sent(synced)
+    assert str(refused.value).startswith(f"15 events of 1 run wait: {told.format(bad.folder)}")
+
+
+def test_where_a_server_is_away_and_that_cannot_be_noted_it_is_said_that_the_server_is_away(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    ended(place, uri=AWAY)
+    monkeypatch.setattr(sending, "write_state", full)
+    (one,) = sync_all(place)
+    assert (one.transient, "cannot be reached" in one.why) == (True, True)

@@ -25,7 +25,7 @@ from pipeline.outbox import Outbox, append_line
 from pipeline.outbox_reading import lines_after
 from pipeline.tracking import sender as sender_module
 from pipeline.tracking.client import talking_to
-from pipeline.tracking.sender import Sender
+from pipeline.tracking.sender import Sender, looks_at
 from pipeline.tracking.sender_process import SenderProcess
 from pipeline.tracking.sent import Busy, read_state, settled, waiting
 from pipeline.tracking.taking_turns import Measuring, Turn, taken_for_a_sender
@@ -371,6 +371,24 @@ def test_a_full_disk_costs_no_more_than_looks_at_the_machine_and_is_told_once(
     assert looks_in(outbox) == 2
     assert (
         capfd.readouterr().err == "what the run takes of its machine is not told ([Errno 28] No space left on device)\n"
+    )
+
+
+def test_a_machine_that_answers_what_nobody_expects_costs_looks_and_ends_no_telling(
+    outbox: Outbox, sending: Sending, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sender_module, "LOOK_EVERY_S", 0.0)
+
+    def odd(*_: Any, **__: Any) -> None:
+        raise ZeroDivisionError("division by zero")
+
+    monkeypatch.setattr(sender_module, "MachineUse", odd)
+    sending.sender._look, sending.sender._look_at = looks_at(os.getpid(), outbox.folder), 0.0
+    sending.at_request = lambda number: sending.ended.set() if number == 4 else None
+    sending.sender.run()
+    assert (len(sending.requests) >= 5, looks_in(outbox)) == (True, 0)
+    assert capfd.readouterr().err == (
+        "what the run takes of its machine is not told (ZeroDivisionError: division by zero)\n"
     )
 
 
