@@ -176,7 +176,7 @@ def _sealed(
 
     is_config = path.suffix in (".yaml", ".yml")
     asked = with_registry(path, settings, tracking_uri) if is_config else tuple(settings or ())
-    return verify_target(path, asked, place, key=key)
+    return list(verify_target(path, asked, place, key=key))
 
 
 def _uri(tracking_uri: str | None, workspace: Path) -> str:
