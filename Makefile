@@ -1,7 +1,7 @@
 # Each target sets itself up: .venv from locked requirements. PYTHON and TORCH_INDEX may be set from outside.
 PYTHON ?= python3.11
 PIP = .venv/bin/pip --disable-pip-version-check
-.PHONY: demo test check bench optimum
+.PHONY: demo test check bench soak optimum mlserver
 
 demo: .venv/.pipeline
 	@.venv/bin/python -m pipeline.demo configs/demo.yaml
@@ -14,8 +14,13 @@ check: .venv/.dev
 
 optimum: .venv-optimum/.ready  # what users of optimum.onnxruntime have: an older transformers, so apart
 
+mlserver: .venv-mlserver/.ready  # its types and codecs are clients of ours: an older FastAPI and protobuf, so apart
+
 bench: .venv/.pipeline
 	@.venv/bin/python -m benchmarks.distill_bench
+
+soak: .venv/.pipeline  # an hour of load on a served bundle: does its memory stay? BUNDLE=FOLDER
+	@.venv/bin/python -m benchmarks.serving.soak $(or $(BUNDLE),$(error name a bundle: make soak BUNDLE=FOLDER)) --out soak.json
 
 .venv/.torch: requirements/torch.txt
 	@$(PYTHON) -m venv .venv
@@ -25,6 +30,10 @@ bench: .venv/.pipeline
 .venv-optimum/.ready: requirements/torch.txt requirements/optimum.txt
 	@$(PYTHON) -m venv .venv-optimum
 	@.venv-optimum/bin/pip install -r requirements/torch.txt $(if $(TORCH_INDEX),-i $(TORCH_INDEX)) && .venv-optimum/bin/pip install -r requirements/optimum.txt
+	@touch $@
+
+.venv-mlserver/.ready: requirements/mlserver.txt
+	@$(PYTHON) -m venv .venv-mlserver && .venv-mlserver/bin/pip install -r requirements/mlserver.txt
 	@touch $@
 
 .venv/.triton: requirements/triton.txt .venv/.dev

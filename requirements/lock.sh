@@ -11,6 +11,7 @@ for set in pipeline dev; do
   # torch comes from torch.txt; what a CUDA build pulls in is torch's own affair.
   sed -i -E '/^nvidia-ml-py==/!{/^(torch|triton|nvidia-[a-z0-9-]+|cuda-[a-z0-9-]+)==/d}' "$set.txt"
 done
+compile --output-file mlserver.txt mlserver.in
 # It runs beside what ships, with the same onnxruntime and an older transformers.
 compile --output-file optimum.txt optimum.in --constraint <(grep -oE '^(onnxruntime|numpy)==[^ \\]+' serving.txt)
 sed -i -E '/^(torch|triton|nvidia-[a-z0-9-]+|cuda-[a-z0-9-]+)==/d' optimum.txt
