@@ -12,6 +12,7 @@ from pipeline.encoders.masked_lm import has_mlm_head
 from pipeline.encoders.teachers import TeacherConfig, positions_in, read_config, shape_in
 from pipeline.errors import BadRequest
 from pipeline.graph import STAGES, Step
+from pipeline.long_texts import Windows
 from pipeline.passes import PassConfig
 from pipeline.stages import distill
 from pipeline.stages.benchmark import LONG
@@ -86,8 +87,19 @@ def _check_lengths(config: RunConfig, *, cache: Path) -> None:
             f"finetune.max_length: {config.finetune.max_length}, but latency is measured at {LONG} tokens; "
             f"set {LONG} or more"
         )
+    _check_windows(config)
     if config.teacher.is_local():
         _check_positions(config.teacher, asked, cache=cache)
+
+
+def _check_windows(config: RunConfig) -> None:
+    """As `serving.spec_rules` asks of the bundle."""
+    windows, most = config.export.long_texts, config.finetune.max_length
+    if isinstance(windows, Windows) and 2 * windows.stride > most:
+        raise BadRequest(
+            f"export.long_texts.stride: {windows.stride}, but windows of {most} tokens (finetune.max_length) may share "
+            f"half of them; set {most // 2} or less"
+        )
 
 
 def _check_positions(teacher: TeacherConfig, asked: Mapping[str, int], *, cache: Path) -> None:

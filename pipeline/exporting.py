@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.data.batches import tokenize
+from pipeline.answerable import encode
 from pipeline.encoders.families import reads_token_types
 from pipeline.errors import BadArtifact
 from pipeline.graph_checks import check_graph, frozen_sizes
@@ -24,6 +24,7 @@ from pipeline.graph_edits import fold_constants, sweep
 from pipeline.quiet import below_error_muted
 from serving.bundle import Golden, GraphInput, Item, ServingSpec, TaskKind, seal_core
 from serving.engine import Engine, Tokens
+from serving.windows import joined, pieces, units
 
 Floats = npt.NDArray[np.float32]
 OPSET = 20
@@ -125,7 +126,7 @@ def buckets_up_to(max_length: int) -> tuple[int, ...]:
 
 def seal_bundle(folder: Path, *, model: Any, spec: ServingSpec, items: Sequence[Item]) -> str:
     """Write serving.yaml and the golden inputs (torch's own logits) and seal the core; return the bundle's digest."""
-    encodings = encode(folder / "tokenizer.json", items[:GOLDEN_ITEMS], max_length=spec.max_length)
+    encodings = encode(folder, items[:GOLDEN_ITEMS], spec=spec)
     golden = golden_of(items[:GOLDEN_ITEMS], torch_logits(model, encodings, spec), task=spec.task)
     return seal_core(folder, spec=spec, golden=golden)
 
@@ -137,25 +138,18 @@ def golden_of(items: Sequence[Item], logits: Sequence[Floats], *, task: TaskKind
     return Golden(items=[list(item) for item in items], logits=rows, tolerance=tolerance)
 
 
-def encode(tokenizer_file: Path, items: Sequence[Item], *, max_length: int) -> list[Tokens]:
-    """Items as the training half tokenizes them: parity then covers the tokenizer that ships too."""
-    from tokenizers import Tokenizer
-
-    tokens = tokenize(items, tokenizer=Tokenizer.from_file(str(tokenizer_file)), max_length=max_length)
-    return [Tokens(tokens.ids(i).tolist(), tokens.type_ids(i).tolist()) for i in range(len(tokens))]
-
-
 def torch_logits(model: Any, encodings: Sequence[Tokens], spec: ServingSpec) -> list[Floats]:
-    """Outputs from torch, (C,) or (L, C) each, every text alone and unpadded: the reference."""
+    """Outputs from torch, (C,) or (L, C) each, every text (or window) alone and unpadded: the reference.
+    Windows are put together as they are served."""
     import torch
 
     rows = []
     with torch.inference_mode():
-        for tokens in encodings:
+        for tokens in pieces(encodings):
             fed = _feed([tokens], spec, length=len(tokens.ids))
             output = model(**{name: torch.from_numpy(value) for name, value in fed.items()}).logits
             rows.append(output[0].float().numpy())
-    return rows
+    return joined(encodings, rows, spec=spec, unit=units(rows, task=spec.task))
 
 
 def tolerance_for(logits: Sequence[Floats], *, task: TaskKind) -> float:
@@ -168,7 +162,7 @@ def tolerance_for(logits: Sequence[Floats], *, task: TaskKind) -> float:
 def check_parity(engine: Engine, model: Any, items: Sequence[Item]) -> Parity:
     """Compare the shipped graph, through the shipped engine, with torch on real texts; BadArtifact when they differ."""
     spec = engine.bundle.spec
-    encodings = encode(engine.bundle.path / "tokenizer.json", items, max_length=spec.max_length)
+    encodings = encode(engine.bundle.path, items, spec=spec)
     wanted, found = torch_logits(model, encodings, spec), engine.logits(items)
     off_N = [float(np.abs(one - other).max()) for one, other in zip(wanted, found, strict=True)]
     pairs = zip(wanted, found, strict=True)

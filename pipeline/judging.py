@@ -69,13 +69,13 @@ class Behind(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defau
 
 
 def said_of(variant: "Variant") -> tuple[Fitted, int]:
-    """What a variant answers in, and where it cuts texts: of a bundle what it says itself."""
+    """What a variant answers in, and how many tokens of a text it reads: of a bundle what it says itself."""
     from serving.bundle import read_bundle
 
     if isinstance(variant.target, Torch):
         return read_fitted(variant.path), variant.target.max_length
     spec = read_bundle(variant.path).spec
-    return fitted_of(spec), spec.max_length
+    return fitted_of(spec), spec.reach
 
 
 def answered(variant: "Variant", out: Path, task: "AnyTask", data: "TaskData") -> Answered:
@@ -90,13 +90,13 @@ def answered(variant: "Variant", out: Path, task: "AnyTask", data: "TaskData") -
 
     outputs = read_logits(out, variant.name)
     quality.require_finite(outputs)
-    fitted, max_length = said_of(variant)
+    fitted, reach = said_of(variant)
     _require_labels(variant.name, fitted, data.label_names)
     tokenizer = Tokenizer.from_file(str(variant.path / "tokenizer.json"))
-    places = task.places(data.test, tokenizer, max_length=max_length)
+    places = task.places(data.test, tokenizer, max_length=reach)
     figures = task.judged(outputs, data, fitted, places)
     answers = len(next(iter(figures.values())).answers)
-    lengths = _lengths(data, tokenizer, max_length=max_length, answers=answers)
+    lengths = _lengths(data, tokenizer, reach=reach, answers=answers)
     return Answered(figures, lengths, _chances(outputs[: len(data.test.items)], task))
 
 
@@ -113,11 +113,11 @@ def _shown(labels: tuple[str, ...], *, most: int = 10) -> str:
     return (", ".join(labels[:most]) or "none") + more
 
 
-def _lengths(data: "TaskData", tokenizer: Any, *, max_length: int, answers: int) -> list[int]:
+def _lengths(data: "TaskData", tokenizer: Any, *, reach: int, answers: int) -> list[int]:
     """Tokens that the variant reads of each answered item; of a pair of vectors those of the longer text."""
     from pipeline.data.batches import tokenize
 
-    lengths = tokenize(data.test.items, tokenizer=tokenizer, max_length=max_length).lengths
+    lengths = tokenize(data.test.items, tokenizer=tokenizer, max_length=reach).lengths
     found: list[int] = lengths.reshape(answers, -1).max(axis=1).tolist()
     return found
 

@@ -99,7 +99,7 @@ def _card(facts: VersionFacts) -> _Json:
         },
         "considerations": {
             "technicalLimitations": [
-                f"texts are cut at {facts.spec.max_length} tokens",
+                facts.spec.long_texts.told(reads=facts.spec.max_length),
                 "measured on the reported split and on the machines named alone",
             ]
         },

@@ -58,8 +58,9 @@ class Lessons:
             return torch.from_numpy(np.stack([self.outputs[row] for row in rows]))
         batch_BLC = np.full((len(rows), length, self.outputs[0].shape[-1]), np.nan, np.float32)
         for at, row in enumerate(rows):
-            found = places[row] >= 0
-            batch_BLC[at, places[row][found]] = self.outputs[row][found]
+            firsts = places[row][:, 0]
+            found = firsts >= 0
+            batch_BLC[at, firsts[found]] = self.outputs[row][found]
         return torch.from_numpy(batch_BLC)
 
 
@@ -70,9 +71,10 @@ def by_word(outputs: "Sequence[Floats]", places: "Places | None") -> "list[Float
     if places is None:
         return list(outputs)
     rows = []
-    for output, where in zip(outputs, places, strict=True):
-        taken = output[np.maximum(where, 0)]
-        taken[where < 0] = np.nan
+    for output, words in zip(outputs, places, strict=True):
+        firsts = words[:, 0]
+        taken = output[np.maximum(firsts, 0)]
+        taken[firsts < 0] = np.nan
         rows.append(taken)
     return rows
 

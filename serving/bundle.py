@@ -21,23 +21,27 @@ from typing import Annotated, Literal, TypeVar
 import msgspec
 
 from serving.errors import BadArtifact
+from serving.long_texts import LongTexts, Truncate, Windows
+from serving.spec_rules import ONNX_CPU as ONNX_CPU
+from serving.spec_rules import spec_faults
 
 Item = tuple[str, ...]
 
-SCHEMA = 3  # older ones are read too: 1 had neither thresholds nor dimensions, 2 no runtime
+SCHEMA = 4
+"""Older ones are read too: 1 had neither thresholds nor dimensions, 2 no runtime, 3 cut long texts and knew no
+`aggregation`; what they lack is as its default says."""
 MANIFEST = "manifest.sha256"
 SPEC = "serving.yaml"
 GOLDEN = "golden.json"
 REQUIRED = ("config.json", GOLDEN, "model.onnx", SPEC, "tokenizer.json")
 OPTIONAL = ("special_tokens_map.json", "tokenizer_config.json")
 _LINE = re.compile(r"([0-9a-f]{64})  (\S+)")
-_TAG = re.compile(r"O|[BI]-.+")
 
 Positive = Annotated[int, msgspec.Meta(ge=1)]
 Natural = Annotated[int, msgspec.Meta(ge=0)]
 GraphInput = Literal["input_ids", "attention_mask", "token_type_ids"]
 TaskKind = Literal["classification", "multi-label", "regression", "token-classification", "embedding"]
-ONNX_CPU = ("CPUExecutionProvider",)
+Aggregation = Literal["first", "max", "average"]
 _T = TypeVar("_T")
 
 
@@ -53,6 +57,8 @@ class ServingSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     dimensions: Positive | None = None  # embedding: width of the vector
     texts_per_item: Annotated[int, msgspec.Meta(ge=1, le=2)]
     max_length: Positive
+    long_texts: LongTexts = Truncate()
+    aggregation: Aggregation = "first"  # token-classification: how a word's tokens tell its tag
     pad_id: Natural
     graph_inputs: tuple[GraphInput, ...]
     buckets: tuple[Positive, ...]
@@ -70,12 +76,17 @@ class ServingSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
         return len(self.labels) or self.dimensions or 1
 
     @property
+    def reach(self) -> int:
+        """The most tokens of an item that an answer can depend on."""
+        return self.max_length * (self.long_texts.max_windows if isinstance(self.long_texts, Windows) else 1)
+
+    @property
     def per_token(self) -> bool:
         """Whether every token has outputs of its own."""
         return self.task == "token-classification"
 
     def __post_init__(self) -> None:
-        for fault in _spec_faults(self):
+        for fault in spec_faults(self):
             raise ValueError(fault)
 
 
@@ -154,64 +165,6 @@ def _read_spec(path: Path) -> ServingSpec:
             f"{path}: schema {found} is newer than {SCHEMA}, the newest this version reads; update Retort"
         )
     return _decode(path, lambda raw: msgspec.yaml.decode(raw, type=ServingSpec))
-
-
-def _spec_faults(spec: ServingSpec) -> list[str]:
-    rules = (*_label_rules(spec), *_threshold_rules(spec), *_tag_rules(spec), *_graph_rules(spec))
-    return [fault for broken, fault in rules if broken]
-
-
-def _label_rules(spec: ServingSpec) -> list[tuple[bool, str]]:
-    """Whether each rule is broken, and what is said then."""
-    task, different = spec.task, len(set(spec.labels))
-    embeds = task == "embedding"
-    return [
-        (task in ("classification", "token-classification") and different < 2, f"{task} needs two labels or more"),
-        (task == "multi-label" and not spec.labels, "multi-label needs a label or more"),
-        (different != len(spec.labels), "labels must differ from each other"),
-        (task in ("regression", "embedding") and bool(spec.labels), f"{task} has no labels"),
-        (embeds and not spec.dimensions, "embedding needs dimensions, the width of its vector"),
-        (not embeds and spec.dimensions is not None, f"dimensions are for embedding; {task} has none"),
-    ]
-
-
-def _threshold_rules(spec: ServingSpec) -> list[tuple[bool, str]]:
-    task, found, wanted, refuse_below = spec.task, len(spec.thresholds), len(spec.labels), spec.refuse_below
-    many, strange = task == "multi-label", [bound for bound in spec.thresholds if not 0 < bound < 1]
-    outside = refuse_below is not None and not 0 < refuse_below < 1
-    return [
-        (not many and found > 0, f"thresholds are for multi-label; {task} has none"),
-        (many and found != wanted, f"multi-label needs one threshold per label; {wanted} label(s) have {found}"),
-        (bool(strange), f"thresholds must lie between 0 and 1, both excluded; found {strange}"),
-        (task != "classification" and refuse_below is not None, f"refuse_below is for classification, not for {task}"),
-        (outside, f"refuse_below must lie between 0 and 1, both excluded; found {refuse_below}"),
-    ]
-
-
-def _tag_rules(spec: ServingSpec) -> list[tuple[bool, str]]:
-    """IOB2: O is outside, B-x begins an entity of type x, I-x goes on with it."""
-    if not spec.per_token:
-        return []
-    strange = [label for label in spec.labels if not _TAG.fullmatch(label)]
-    orphans = [label for label in spec.labels if label[:2] == "I-" and f"B-{label[2:]}" not in spec.labels]
-    return [
-        (spec.texts_per_item != 1, f"{spec.task} reads one text per item; texts_per_item is {spec.texts_per_item}"),
-        (bool(strange), f"labels of {spec.task} must be O, B-x or I-x; found {', '.join(strange)}"),
-        (bool(orphans), f"a label I-x needs a B-x beside it; {', '.join(orphans)} have none"),
-    ]
-
-
-def _graph_rules(spec: ServingSpec) -> list[tuple[bool, str]]:
-    openvino, half = spec.runtime == "openvino", spec.inference_precision == "bf16"
-    return [
-        ("input_ids" not in spec.graph_inputs, "graph_inputs must name input_ids"),
-        (len(set(spec.graph_inputs)) != len(spec.graph_inputs), "graph_inputs must differ from each other"),
-        (not spec.buckets or list(spec.buckets) != sorted(set(spec.buckets)), "buckets must be ascending lengths"),
-        (any(bucket > spec.max_length for bucket in spec.buckets), "no bucket may exceed max_length"),
-        (not spec.providers, "providers must name at least one"),
-        (openvino and spec.providers != ONNX_CPU, f"providers are for onnxruntime; openvino takes {ONNX_CPU[0]} alone"),
-        (half and not openvino, "inference_precision bf16 needs runtime openvino; onnxruntime has none"),
-    ]
 
 
 def _golden_faults(golden: Golden, *, spec: ServingSpec) -> list[str]:

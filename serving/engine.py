@@ -3,34 +3,30 @@
 Shapes: N items, L tokens, C outputs (one per label or dimension; 1 for regression). The raw output of one item is (C,),
 or (L, C) for token-classification.
 
-Every item is computed alone, as a batch of one: with dynamic int8 the scale of the activations is taken over the
-batch, so an answer would otherwise depend on who else asked.
+Where nothing else is said every item is computed alone, as a batch of one: with dynamic int8 the scale of the
+activations is taken over the batch, so an answer would otherwise depend on who else asked.
 """
 
+import contextlib
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-from tokenizers import Tokenizer
 
 from serving.answers import Floats, probabilities
-from serving.bundle import Bundle, Item
+from serving.bundle import Bundle
 from serving.cpu import cpu_features, usable_threads
-from serving.errors import BadArtifact, BadRequest
+from serving.encoding import Encoder
+from serving.errors import BadArtifact
+from serving.packing import ALONE, Packing, packed
 from serving.runtimes import Runtime, open_runtime
 from serving.spans import Span
+from serving.tokens import Given, Tokens
+from serving.windows import TooLong, joined, pieces, units
 
-
-class Tokens(NamedTuple):
-    """One item as the graph reads it: ids and segment numbers, both of length L, special tokens included; and, where
-    tokens have outputs of their own, the characters each came from (special ones: none)."""
-
-    ids: list[int]
-    type_ids: list[int]
-    offsets: Sequence[Span] = ()
+__all__ = ["Answer", "Engine", "Given", "Tokens", "check_golden"]
 
 
 @dataclass(frozen=True)
@@ -61,8 +57,9 @@ class Engine:
         _require_cpu(bundle)
         self.bundle = bundle
         self.threads = threads or usable_threads()
-        self._clock = clock
-        self._tokenizer = _load_tokenizer(bundle)
+        self.clock = clock
+        self._encoder = Encoder(bundle.path, spec=bundle.spec)
+        self._unit = units(bundle.golden.logits, task=bundle.spec.task)
         self._runtime = open_runtime(bundle, threads=self.threads)
         _match_graph(bundle, self._runtime)
 
@@ -71,39 +68,58 @@ class Engine:
         """Who computes, as receipts name it."""
         return self._runtime.providers
 
-    def answer(self, items: Sequence[Item]) -> Answer:
-        started = self._clock()
-        tokens = self.encode(items)
-        encoded = self._clock()
-        task = self.bundle.spec.task
-        scores = [probabilities(row, task=task) for row in self._run_alone(tokens)]
-        infer_ms = (self._clock() - encoded) * 1e3
-        offsets = [one.offsets for one in tokens]
-        return Answer(scores=scores, offsets=offsets, tokenize_ms=(encoded - started) * 1e3, infer_ms=infer_ms)
-
-    def logits(self, items: Sequence[Item]) -> list[Floats]:
-        """The raw output of every item, each computed alone."""
-        return self._run_alone(self.encode(items))
-
-    def encode(self, items: Sequence[Item]) -> list[Tokens]:
-        """Tokenize, cut to `max_length`. A batch call is used for one item too: it lets other threads run.
+    def answer(self, items: Sequence[Given], *, packing: Packing = ALONE) -> Answer:
+        """As `outputs`, in probabilities.
 
         Raises:
-            BadRequest: an item has the wrong number of texts, or gives no token at all.
+            BadRequest: as `Encoder.encode`.
+            BadArtifact: as `run`.
         """
-        count = self.bundle.spec.texts_per_item
-        for index, item in enumerate(items):
-            if len(item) != count:
-                raise BadRequest(f"item {index} has {len(item)} text(s); this model takes {count} per item")
-        texts = [item[0] if count == 1 else item for item in items]
-        if self.bundle.spec.per_token:
-            tokens = [Tokens(one.ids, one.type_ids, one.offsets) for one in self._tokenizer.encode_batch(texts)]
-        else:  # faster, but without the characters
-            tokens = [Tokens(one.ids, one.type_ids) for one in self._tokenizer.encode_batch_fast(texts)]
-        for index, one in enumerate(tokens):
-            if not one.ids:
-                raise BadRequest(f"item {index} has no token this model can read; send some text")
-        return tokens
+        started = self.clock()
+        tokens = self.encode(items)
+        return self.computed(tokens, packing=packing, tokenize_ms=(self.clock() - started) * 1e3)
+
+    def computed(self, tokens: Sequence[Tokens], *, packing: Packing, tokenize_ms: float) -> Answer:
+        """The answer to what took `tokenize_ms` to encode."""
+        started = self.clock()
+        scores = self._scores(self.outputs(tokens, packing=packing))
+        infer_ms = (self.clock() - started) * 1e3
+        offsets = [one.offsets for one in tokens]
+        return Answer(scores=scores, offsets=offsets, tokenize_ms=tokenize_ms, infer_ms=infer_ms)
+
+    def logits(self, items: Sequence[Given]) -> list[Floats]:
+        """The raw output of every item, each computed alone."""
+        return self.outputs(self.encode(items))
+
+    def encode(self, items: Sequence[Given]) -> list[Tokens]:
+        """As `Encoder.encode`."""
+        return self._encoder.encode(items)
+
+    def fed(self, items: Sequence[Given]) -> list[Tokens]:
+        """What the graph reads of these items: each, or its windows; nothing of those that are refused as too long."""
+        found: list[Tokens] = []
+        for item in items:
+            with contextlib.suppress(TooLong):
+                found.extend(pieces(self.encode([item])))
+        return found
+
+    def outputs(self, tokens: Sequence[Tokens], *, packing: Packing = ALONE) -> list[Floats]:
+        """The raw output of every item, (C,) or (L, C); `packing` says which items, and windows of long ones, share a
+        call."""
+        if not any(one.windows for one in tokens):
+            return self._outputs(tokens, packing=packing)
+        found = self._outputs(pieces(tokens), packing=packing)
+        return joined(tokens, found, spec=self.bundle.spec, unit=self._unit)
+
+    def _outputs(self, tokens: Sequence[Tokens], *, packing: Packing) -> list[Floats]:
+        if packing.most == 1 or len(tokens) == 1:
+            return [self.run([one])[0] for one in tokens]
+        found: dict[int, Floats] = {}
+        for group in packed([len(one.ids) for one in tokens], packing=packing):
+            rows = self.run([tokens[index] for index in group])
+            for index, row in zip(group, rows, strict=True):
+                found[index] = row[: len(tokens[index].ids)] if row.ndim == 2 else row
+        return [found[index] for index in range(len(tokens))]
 
     def run(self, batch: Sequence[Tokens], *, length: int = 0) -> Floats:
         """Raw outputs (N, C) of one batch padded to its longest item, and to `length` at least; (N, L, C) for
@@ -124,13 +140,21 @@ class Engine:
         found: Floats = outputs.astype(np.float32, copy=False)
         return found
 
-    def warm(self) -> None:
-        """Run once at every bucket's length, so that no request pays for first allocations."""
+    def warm(self, *, gently: bool = False) -> None:
+        """Run once at every bucket's length, so that no request pays for first allocations. `gently`: beside requests
+        that are answered, with a pause after each run as long as it took."""
         for length in self.bundle.spec.buckets:
+            started = self.clock()
             self.run([Tokens(ids=[self.bundle.spec.pad_id] * length, type_ids=[0] * length)])
+            if gently:
+                time.sleep(self.clock() - started)
 
-    def _run_alone(self, tokens: Sequence[Tokens]) -> list[Floats]:
-        return [self.run([one])[0] for one in tokens]
+    def _scores(self, outputs: list[Floats]) -> list[Floats]:
+        """Rows of one shape in one go: a call of numpy's costs the same for eight as for one."""
+        task = self.bundle.spec.task
+        if len(outputs) == 1 or self.bundle.spec.per_token or not outputs:
+            return [probabilities(row, task=task) for row in outputs]
+        return list(probabilities(np.stack(outputs), task=task))
 
     def _feed(self, batch: Sequence[Tokens], *, length: int) -> dict[str, npt.NDArray[np.int64]]:
         lengths = [len(one.ids) for one in batch]
@@ -179,18 +203,6 @@ def _require_cpu(bundle: Bundle) -> None:
             f"{bundle.path} needs CPU features this machine lacks: {', '.join(missing)}; "
             "serve it on a CPU that has them or export a variant without"
         )
-
-
-def _load_tokenizer(bundle: Bundle) -> Tokenizer:
-    path = bundle.path / "tokenizer.json"
-    try:
-        tokenizer: Tokenizer = Tokenizer.from_file(str(path))
-    except Exception as error:  # the library raises nothing narrower
-        raise BadArtifact(f"{path} is no tokenizer this version reads: {error}") from error
-    # Once and never per call: changing it while another thread encodes fails with "Already borrowed".
-    tokenizer.enable_truncation(max_length=bundle.spec.max_length, strategy="longest_first")
-    tokenizer.no_padding()
-    return tokenizer
 
 
 def _match_graph(bundle: Bundle, runtime: Runtime) -> None:

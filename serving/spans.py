@@ -58,6 +58,20 @@ def word_starts(offsets: Sequence[Span], words: Sequence[Span]) -> list[int]:
     return starts
 
 
+def word_tokens(offsets: Sequence[Span], words: Sequence[Span]) -> list[Span]:
+    """For each word its sub-tokens [first, end), from the first to the last that shares a character with it; (-1, -1)
+    where none does."""
+    found: list[Span] = []
+    for first, (_, stop) in zip(word_starts(offsets, words), words, strict=True):
+        end = index = first
+        while 0 <= index < len(offsets) and offsets[index][0] < stop:
+            index += 1
+            if offsets[index - 1][0] < offsets[index - 1][1]:
+                end = index
+        found.append((first, end))
+    return found
+
+
 def entities_of(tags: Sequence[str]) -> list[Entity]:
     """The entities of IOB2 tags (O, B-x, I-x), read leniently as seqeval does by default: an I-x that follows no tag of
     type x begins an entity."""

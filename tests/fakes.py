@@ -16,7 +16,8 @@ from onnx import TensorProto, helper, numpy_helper
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 
 from pipeline.artifact import Manifest, SealedFile, tree_digest
-from serving.bundle import Bundle, Golden, Item, ServingSpec, TaskKind, read_bundle, seal_core
+from serving.bundle import Aggregation, Bundle, Golden, Item, ServingSpec, TaskKind, read_bundle, seal_core
+from serving.long_texts import LongTexts, Truncate
 from serving.machine import machine_identity
 from serving.tuning import Earned, Setting, Tuning
 
@@ -60,6 +61,8 @@ def tiny_bundle(
     refuse_below: float | None = None,
     texts_per_item: int = 1,
     max_length: int = 16,
+    long_texts: LongTexts = Truncate(),  # noqa: B008 frozen
+    aggregation: Aggregation = "first",
     max_items: int = 64,
     max_characters: int = 20_000,
     cpu_features: Sequence[str] = (),
@@ -86,6 +89,8 @@ def tiny_bundle(
         dimensions=DIMENSIONS if kind == "embedding" else None,
         texts_per_item=texts_per_item,
         max_length=max_length,
+        long_texts=long_texts,
+        aggregation=aggregation,
         pad_id=0,
         graph_inputs=("input_ids", "attention_mask", *(("token_type_ids",) if texts_per_item == 2 else ())),
         buckets=(max_length // 2, max_length),

@@ -225,12 +225,13 @@ def _agreement(training: _Training, target: Path) -> Agreement:
     """BadArtifact where the graph does not answer as the model on the grid."""
     import numpy as np
 
-    from pipeline.exporting import encode, tolerance_for, torch_logits
+    from pipeline.answerable import encode
+    from pipeline.exporting import tolerance_for, torch_logits
     from pipeline.quantizing.building import INT8_OVER_FP32
 
     given = training.given
     items = given.data.dev.items[:COMPARED]
-    encodings = encode(given.bundle.path / "tokenizer.json", items, max_length=given.spec.max_length)
+    encodings = encode(given.bundle.path, items, spec=given.spec)
     wanted = torch_logits(training.model, encodings, given.spec)
     found = given.dev_logits(target, COMPARED)
     off_N = [float(np.abs(one - other).max()) for one, other in zip(wanted, found, strict=True)]

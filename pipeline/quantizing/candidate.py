@@ -168,7 +168,7 @@ def _difference(task: "AnyTask", given: "Given", outputs: Sequence[Floats], refe
     from tokenizers import Tokenizer
 
     tokenizer = Tokenizer.from_file(str(given.bundle.path / "tokenizer.json"))
-    places = task.places(given.data.dev, tokenizer, max_length=given.spec.max_length)
+    places = task.places(given.data.dev, tokenizer, max_length=given.spec.reach)
     mine, theirs = (task.answers(each, given.fitted, places) for each in (outputs, reference))
     found = paired_difference(task.metrics[0], mine, theirs, task.truths(given.data.dev, given.fitted))
     if not isfinite(found.estimate):
@@ -183,7 +183,7 @@ def _flips(outputs: Sequence[Floats], reference: Sequence[Floats], bundle: "Bund
 
 
 def _invariance(engine: "Engine", given: "Given") -> tuple[Invariance, ...]:
-    tokens = engine.encode(given.data.dev.items[:INVARIANCE_ITEMS])
+    tokens = engine.fed(given.data.dev.items[:INVARIANCE_ITEMS])
     return measure(lambda batch, length: engine.run(batch, length=length), tokens, spec=engine.bundle.spec)
 
 

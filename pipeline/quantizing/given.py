@@ -68,7 +68,7 @@ class Given:
         """
         items = self.data.train.items
         chosen = np.random.default_rng(self.seed).permutation(len(items))[:samples]
-        feeds = [self.feed(tokens) for tokens in self._engine.encode([items[row] for row in sorted(chosen)])]
+        feeds = [self.feed(tokens) for tokens in self._engine.fed([items[row] for row in sorted(chosen)])]
         lengths = {feed["input_ids"].shape[1] for feed in feeds}
         if len(lengths) < 2 and lengths != {self.spec.max_length}:  # all cut there, as the server will cut them
             of = f"all of {lengths.pop()} tokens" if lengths else "none"
@@ -135,7 +135,7 @@ class Given:
         from tokenizers import Tokenizer
 
         tokenizer = Tokenizer.from_file(str(self.bundle.path / "tokenizer.json"))
-        return self._task.places(self.data.dev, tokenizer, max_length=self.spec.max_length)
+        return self._task.places(self.data.dev, tokenizer, max_length=self.spec.reach)
 
     @contextmanager
     def _opened(self, graph: Path) -> Iterator[Any]:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import Field
 
 from pipeline.errors import BadArtifact
+from pipeline.long_texts import LongTexts, Truncate, served
 from pipeline.records import Record
 
 if TYPE_CHECKING:
@@ -19,9 +20,11 @@ if TYPE_CHECKING:
 
 
 class ExportConfig(Record):
-    """How many real texts the graph must agree with torch on (texts of the train and dev splits)."""
+    """How many real texts the graph must agree with torch on (texts of the train and dev splits); and what becomes of
+    those of more tokens than the model reads."""
 
     parity_texts: int = Field(default=256, ge=256)
+    long_texts: LongTexts = Truncate()
 
 
 def check(config: ExportConfig, data: "TaskData") -> None:
@@ -45,7 +48,7 @@ def check_tokens(ids: "Mapping[str, int]", *, rows: int) -> None:
 
 def run(config: ExportConfig, inputs: "Inputs", out: Path, tools: "Tools") -> dict[str, Any]:
     """Export, seal, and check through the engine that will serve it."""
-    from pipeline import exporting
+    from pipeline import answerable, exporting
     from pipeline.artifact import EVIDENCE, write_json
     from pipeline.encoders.heads import load_tuned
     from pipeline.encoders.teachers import load_tokenizer
@@ -56,13 +59,13 @@ def run(config: ExportConfig, inputs: "Inputs", out: Path, tools: "Tools") -> di
     source, view = inputs.artifacts["model"], inputs.sources["task"]
     data = view.load(tools.cache, tools.progress)
     check(config, data)
-    items = (*data.train.items, *data.dev.items)[: config.parity_texts]
     tokenizer, model = load_tokenizer(source.path), load_tuned(source.path, view.task, data.label_names)
     check_tokens(tokenizer.get_vocab(), rows=model.config.vocab_size)
     bundle = out / "bundle"
     bundle.mkdir()
-    spec = _spec(source, view.task.texts_per_item, tokenizer, model)
+    spec = _spec(config, source, view.task.texts_per_item, tokenizer, model)
     exporting.copy_files(source.path, bundle)
+    items = answerable.answered(bundle, data.train.items, data.dev.items, spec=spec, most=config.parity_texts)
     with tools.reporter.bar("export", total=None, unit="graph"):
         head = view.task.head(data.label_names)
         exporting.export_onnx(model, bundle / "model.onnx", inputs=spec.graph_inputs, output=head.output)
@@ -79,7 +82,7 @@ def run(config: ExportConfig, inputs: "Inputs", out: Path, tools: "Tools") -> di
     }
 
 
-def _spec(source: "Artifact", texts_per_item: int, tokenizer: Any, model: Any) -> "ServingSpec":
+def _spec(config: ExportConfig, source: "Artifact", texts_per_item: int, tokenizer: Any, model: Any) -> "ServingSpec":
     """What a server must know of the graph: what was fitted, and the shape of what it reads."""
     from pipeline.encoders.students import parameters_of
     from pipeline.exporting import buckets_up_to, graph_inputs
@@ -94,8 +97,10 @@ def _spec(source: "Artifact", texts_per_item: int, tokenizer: Any, model: Any) -
         thresholds=fitted.thresholds,
         refuse_below=fitted.refuse_below,
         dimensions=fitted.dimensions,
+        aggregation=fitted.aggregation,
         texts_per_item=texts_per_item,
         max_length=tokenizer.model_max_length,
+        long_texts=served(config.long_texts),
         pad_id=tokenizer.pad_token_id,
         graph_inputs=graph_inputs(model.config),
         buckets=buckets_up_to(tokenizer.model_max_length),

@@ -96,7 +96,7 @@ class Judged:
 
 
 Places = Sequence["npt.NDArray[np.int64]"]
-"""For tagging: each item's tokens that a word begins with, one a word, -1 where a word has none."""
+"""For tagging: each item's words as sub-tokens [first, end), (W, 2); -1 and -1 where a word has none."""
 
 
 class BaseTask(Record):

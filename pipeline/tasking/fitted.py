@@ -5,7 +5,7 @@ from pathlib import Path
 import msgspec
 
 from pipeline.errors import BadArtifact
-from serving.bundle import ServingSpec, TaskKind
+from serving.bundle import Aggregation, ServingSpec, TaskKind
 
 FITTED = "task.json"
 
@@ -19,6 +19,7 @@ class Fitted(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     thresholds: tuple[float, ...] = ()
     refuse_below: float | None = None
     dimensions: int | None = None
+    aggregation: Aggregation = "first"
 
     def write(self, folder: Path) -> None:
         """Leave it in a model folder."""
@@ -41,4 +42,5 @@ def fitted_of(spec: ServingSpec) -> Fitted:
         thresholds=spec.thresholds,
         refuse_below=spec.refuse_below,
         dimensions=spec.dimensions,
+        aggregation=spec.aggregation,
     )

@@ -21,7 +21,8 @@ from pipeline.tasking.classification import EACH_ONCE, ClassWeights, Smoothing
 from pipeline.tasking.criteria import IGNORED, Criterion, balanced_weights, distribution_kl, label_loss
 from pipeline.tasking.fitted import Fitted
 from pipeline.tasking.tagged import TaggedRow, read_tagged, tag_names
-from serving.spans import Span, word_starts
+from serving.bundle import Aggregation
+from serving.spans import Span, word_tokens
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -46,6 +47,8 @@ class TokenClassification(BaseTask):
 
     `labels` names the types of entities in order (default: those of train). `alternatives` is what separates tags that
     annotators could not agree on: an entity gets the type that fits all of its words, or most, the first of equals.
+    `aggregation` is how a word's tag is told from its sub-tokens: by its first, on which alone it is learned, by their
+    average, or by the one that is surest (max); it is judged so and shipped in serving.yaml.
     """
 
     kind: Literal["token-classification"] = "token-classification"
@@ -55,6 +58,7 @@ class TokenClassification(BaseTask):
     alternatives: Annotated[str, Field(min_length=1)] | None = None
     class_weights: ClassWeights = "equal"
     label_smoothing: Smoothing = 0.0
+    aggregation: Aggregation = "first"
 
     known_metrics: ClassVar[tuple[str, ...]] = ("entity_f1",)
 
@@ -73,8 +77,9 @@ class TokenClassification(BaseTask):
         assert places is not None
         targets_BL = np.full((len(rows), length), IGNORED, np.int64)
         for at, row in enumerate(rows):
-            found = places[row] >= 0
-            targets_BL[at, places[row][found]] = np.asarray(split.labels[row].tags, np.int64)[found]
+            firsts = places[row][:, 0]
+            found = firsts >= 0
+            targets_BL[at, firsts[found]] = np.asarray(split.labels[row].tags, np.int64)[found]
         return targets_BL
 
     def distilled(self, of: "torch.Tensor", to: "torch.Tensor", targets: "torch.Tensor", *, t: float) -> "torch.Tensor":
@@ -86,15 +91,22 @@ class TokenClassification(BaseTask):
         return int((targets != IGNORED).sum()) or 1
 
     def fit(self, outputs: "Outputs", data: TaskData, places: Places | None) -> Fitted:  # noqa: ARG002
-        return Fitted(kind=self.kind, labels=data.label_names)
+        return Fitted(kind=self.kind, labels=data.label_names, aggregation=self.aggregation)
 
     def answers(self, outputs: "Outputs", fitted: Fitted, places: Places | None) -> Any:
         """Each item's tags, word by word; O for a word that has no sub-token or was cut away."""
-        from serving.answers import probabilities, tags_of
+        from serving.answers import of_words, probabilities, tags_of
 
         assert places is not None
-        pairs = zip((probabilities(row, task=self.kind) for row in outputs), places, strict=True)
-        return [tuple(tags_of(row, starts=where.tolist(), labels=fitted.labels)) for row, where in pairs]
+        answers = []
+        for output_LC, where in zip(outputs, places, strict=True):
+            scores_LC, tokens = (
+                probabilities(output_LC, task=self.kind),
+                [(first, end) for first, end in where.tolist()],
+            )
+            scores_WC = of_words(scores_LC, tokens=tokens, aggregation=fitted.aggregation)
+            answers.append(tuple(tags_of(scores_WC, labels=fitted.labels)))
+        return answers
 
     def truths(self, split: Split, fitted: Fitted) -> Any:
         return [tuple(fitted.labels[tag] for tag in each.tags) for each in split.labels]
@@ -114,9 +126,9 @@ class TokenClassification(BaseTask):
         encodings = fast.encode_batch([item[0] for item in split.items])
         places = []
         for item, tagging, encoding in zip(split.items, split.labels, encodings, strict=True):
-            starts = word_starts(encoding.offsets, tagging.words)
-            _require_tokens(item[0], tagging, starts, cut=bool(encoding.overflowing))
-            places.append(np.asarray(starts, np.int64))
+            tokens = word_tokens(encoding.offsets, tagging.words)
+            _require_tokens(item[0], tagging, [first for first, _ in tokens], cut=bool(encoding.overflowing))
+            places.append(np.array(tokens, np.int64).reshape(-1, 2))
         return places
 
     def label_counts(self, split: Split, names: Sequence[str]) -> dict[str, int]:

@@ -225,6 +225,16 @@ def test_inputs_shorter_than_what_is_timed_are_refused(teacher: Path, tmp_path: 
     )
 
 
+def test_windows_that_share_more_than_half_of_what_is_read_are_refused(teacher: Path, tmp_path: Path) -> None:
+    asked = {"finetune": {"max_length": 64}, "export": {"long_texts": {"kind": "windows", "stride": 33}}}
+    assert refusal(config(teacher, **asked), tmp_path) == (
+        "export.long_texts.stride: 33, but windows of 64 tokens (finetune.max_length) may share half of them; set 32 "
+        "or less"
+    )
+    asked["export"]["long_texts"]["stride"] = 32  # type: ignore[index]
+    check(config(teacher, **asked), cache=tmp_path)
+
+
 @pytest.mark.parametrize("stage", ["distill", "finetune", "pretrain"])
 def test_inputs_longer_than_the_teacher_s_positions_are_refused(
     teacher: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stage: str

@@ -1,6 +1,7 @@
 """`retort`: help that teaches, one message and one exit code for each failure, JSON on the last line of stdout."""
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -89,7 +90,7 @@ def test_help_shows_where_to_begin_and_every_command(retort: Retort) -> None:
     assert "retort run configs/demo.yaml" in told.out
     running = ["plan", "run", "stage", "pretrain", "distill-cost", "show", "serve"]
     registry = ["promote", "rollback", "history", "models", "verify"]
-    assert [*running, "bench", "compare", "tune", *registry, "runs", "sync", "gc"] == COMMANDS
+    assert [*running, "bench", "load", "compare", "tune", *registry, "runs", "sync", "gc"] == COMMANDS
     assert all(f"\n  {name} " in told.out for name in COMMANDS)
 
 
@@ -556,6 +557,17 @@ def test_verify_of_a_tampered_artifact_ends_with_65(retort: Retort, config: Path
         f"remove {path} and run again to rebuild it\n"
     )
     assert retort("verify", config) == retort("verify", path) == Ended(65, "", message)
+
+
+@pytest.mark.parametrize(("before", "after"), [(None, "1"), ("0", "0")])
+def test_onnxruntime_reports_to_nobody_unless_that_is_wanted(
+    retort: Retort, monkeypatch: pytest.MonkeyPatch, before: str | None, after: str
+) -> None:
+    monkeypatch.setenv("ORT_DISABLE_TELEMETRY", before or "")
+    if before is None:
+        monkeypatch.delenv("ORT_DISABLE_TELEMETRY")
+    assert retort("verify", "nowhere").code == 64
+    assert os.environ["ORT_DISABLE_TELEMETRY"] == after
 
 
 def serve_calls(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, dict[str, Any]]]:

@@ -19,6 +19,7 @@ from onnx import numpy_helper
 from safetensors.torch import load_file, save_file
 
 from pipeline import exporting
+from pipeline.answerable import encode
 from pipeline.encoders.heads import load_tuned
 from pipeline.errors import BadArtifact
 from serving.bundle import Item, TaskKind, read_bundle
@@ -113,7 +114,7 @@ def test_the_golden_answers_are_torchs_own_and_hold(exported: Exported) -> None:
     check_golden(exported.engine())
 
     assert bundle.golden.items == [list(item) for item in ITEMS[:8]]
-    encodings = exporting.encode(exported.bundle / "tokenizer.json", ITEMS[:8], max_length=MAX_LENGTH)
+    encodings = encode(exported.bundle, ITEMS[:8], spec=exported.spec())
     by_torch = exporting.torch_logits(exported.model, encodings, bundle.spec)
     assert bundle.golden.tolerance == exporting.tolerance_for(by_torch, task=exported.fitted.kind) <= 1e-4
     for row, wanted in zip(bundle.golden.logits, by_torch, strict=True):
@@ -150,7 +151,7 @@ def test_pooling_and_normalisation_lie_inside_the_graph(vectors: Exported) -> No
 
 def test_texts_are_cut_and_tokenized_alike_on_both_sides(exported: Exported) -> None:
     long = [("a good story " * 30,), ("bad",)]
-    found = exporting.encode(exported.bundle / "tokenizer.json", long, max_length=MAX_LENGTH)
+    found = encode(exported.bundle, long, spec=exported.spec())
     assert found == [Tokens(one.ids, one.type_ids) for one in exported.engine().encode(long)]
     assert len(found[0].ids) == MAX_LENGTH
 
@@ -261,7 +262,7 @@ def test_tags_that_differ_are_counted_token_by_token(tagger: Exported, tmp_path:
     bias.CopyFrom(numpy_helper.from_array(more, bias.name))
     engine = reseal(tmp_path_copy(tagger, tmp_path), tagger, graph)
 
-    encodings = exporting.encode(tagger.bundle / "tokenizer.json", ITEMS, max_length=MAX_LENGTH)
+    encodings = encode(tagger.bundle, ITEMS, spec=tagger.spec())
     outputs = exporting.torch_logits(tagger.model, encodings, tagger.spec())
     differ, tokens = sum(int((row.argmax(axis=1) != 0).sum()) for row in outputs), sum(map(len, outputs))
     assert 40 < differ < tokens

@@ -227,7 +227,7 @@ def test_the_loss_is_the_labels_share_and_the_teachers(kind: str, still: Path, t
         found, labels = torch.tensor(np.stack([outputs[i] for i in step])), [data.train.labels[i] for i in step]
         wanted = torch.tensor(np.stack([lessons.outputs[i] for i in step]))
     else:
-        found = torch.tensor(np.concatenate([outputs[i][train.places[i]] for i in step]))
+        found = torch.tensor(np.concatenate([outputs[i][train.places[i][:, 0]] for i in step]))
         labels = [tag for i in step for tag in data.train.labels[i].tags]
         wanted = torch.tensor(np.concatenate([lessons.outputs[i] for i in step]))
     kl = kl_div(log_softmax(found / 3, -1), log_softmax(wanted / 3, -1), log_target=True, reduction="batchmean")

@@ -27,8 +27,10 @@ from pipeline.judging import (
 )
 from pipeline.tasking.base import Judged, Split, TaskData
 from pipeline.tasking.tagging import Tagging
-from serving.bundle import TaskKind
+from serving.answers import probabilities, results
+from serving.bundle import Aggregation, TaskKind, read_bundle
 from serving.engine import Engine
+from serving.long_texts import Windows
 
 
 def bundle(path: Path, **settings: Any) -> Variant:
@@ -103,6 +105,42 @@ def test_a_variant_that_cuts_texts_earlier_misses_what_stands_behind(tmp_path: P
     assert found["s"].first.answers == [("O", "B-mood", "O", "O", "O")]
     assert [values(one)["entity_f1"] for one in found.values()] == [1.0, pytest.approx(2 / 3)]
     assert [one.lengths for one in found.values()] == [[7], [6]]
+
+
+def test_a_variant_that_reads_long_texts_in_windows_is_judged_on_all_of_them(
+    tmp_path: Path, said: dict[str, Any]
+) -> None:
+    text, words = "a good fine day bad", ((0, 1), (2, 6), (7, 11), (12, 15), (16, 19))
+    data = data_of("token-classification", [text], [Tagging(words, (0, 1, 0, 0, 1))])
+    windows = Windows(stride=2, max_windows=3)
+    variant = bundle(tmp_path / "w", task="token-classification", max_length=6, long_texts=windows)
+    mood, none = [0, 8, 0], [8, 0, 0]
+    said["w"] = logits([none, none, mood, none, none, mood, none])
+
+    found = answered(variant, tmp_path, task_of("token-classification"), data)
+
+    assert said_of(variant)[1] == 18
+    assert found.first.answers == [("O", "B-mood", "O", "O", "B-mood")]
+    assert found.lengths == [7]
+
+
+@pytest.mark.parametrize(("aggregation", "tag"), [("first", "O"), ("average", "B-mood"), ("max", "I-mood")])
+def test_words_are_judged_by_the_tags_that_the_server_gives_them(
+    tmp_path: Path, said: dict[str, Any], aggregation: Aggregation, tag: str
+) -> None:
+    data = data_of("token-classification", ["good-bad"], [Tagging(((0, 8),), (1,))])
+    variant = bundle(tmp_path / "v", task="token-classification", aggregation=aggregation)
+    rows = [[1.0, 0, 0], [0.5, 0.4, 0.1], [0.2, 0.5, 0.3], [0.2, 0.2, 0.6], [1.0, 0, 0]]
+    said["v"] = logits(np.log(np.array(rows) + 1e-9))
+
+    found = answered(variant, tmp_path, task_of("token-classification"), data)
+    spec = read_bundle(variant.path).spec
+    (scores,) = [probabilities(row, task="token-classification") for row in said["v"]]
+    spans = [(0, 0), (0, 4), (4, 5), (5, 8), (0, 0)]
+    (record,) = results([scores], spec=spec, items=[("good-bad",)], offsets=[spans])
+
+    assert found.first.answers == [(tag,)]
+    assert record["entities"] == [] if tag == "O" else len(record["entities"]) == 1  # type: ignore[arg-type]
 
 
 def test_texts_outside_are_judged_by_the_refusal_that_a_variant_carries(tmp_path: Path, said: dict[str, Any]) -> None:

@@ -134,9 +134,9 @@ def test_a_split_is_seen_with_its_tokens_and_of_a_tagging_where_its_words_begin(
     label = seen_by(task_of("classification"), plain, tiny_tokenizer("bert"), max_length=24)
 
     assert tags.places is not None
-    assert [places.tolist() for places in tags.places] == [[1, 2, 5]]  # [CLS] a k ##i ##m story [SEP]
+    assert [places.tolist() for places in tags.places] == [[[1, 2], [2, 5], [5, 6]]]  # [CLS] a k ##i ##m story [SEP]
     assert tags.tokens.lengths.tolist() == label.tokens.lengths.tolist() == [7]
     assert label.places is None
     short = seen_by(task_of("token-classification"), tagged, tiny_tokenizer("bert"), max_length=5)
     assert short.places is not None
-    assert [places.tolist() for places in short.places] == [[1, 2, -1]]  # the last word was cut away
+    assert [places.tolist() for places in short.places] == [[[1, 2], [2, 4], [-1, -1]]]  # the last word was cut away

@@ -80,14 +80,14 @@ def test_a_lesson_is_what_the_teacher_answers_on_the_text_alone(kind: str, tmp_p
         ids = torch.tensor([tokenizer(item[0]).input_ids])
         with torch.inference_mode():
             alone = teacher(input_ids=ids, attention_mask=torch.ones_like(ids)).logits[0].numpy()
-        np.testing.assert_allclose(output, alone if places is None else alone[places[i]], atol=1e-5)
+        np.testing.assert_allclose(output, alone if places is None else alone[places[i][:, 0]], atol=1e-5)
     assert lessons.teacher is None
 
 
 def test_words_that_the_teacher_has_no_token_for_have_no_answer() -> None:
     outputs = [np.arange(8, dtype=np.float32).reshape(4, 2), np.ones((2, 2), np.float32)]
 
-    rows = by_word(outputs, [np.array([1, -1, 3]), np.array([-1])])
+    rows = by_word(outputs, [np.array([[1, 3], [-1, -1], [3, 4]]), np.array([[-1, -1]])])
 
     np.testing.assert_array_equal(rows[0], [[2, 3], [np.nan, np.nan], [6, 7]])
     np.testing.assert_array_equal(rows[1], [[np.nan, np.nan]])
@@ -99,7 +99,7 @@ def test_a_words_lesson_stands_at_the_students_first_sub_token_of_it() -> None:
     """Two words, of which the student cuts the first in three, and cannot read the first of the other text."""
     lessons = Lessons(SETTINGS, [np.array([[1, 2], [3, 4]], np.float32), np.array([[5, 6], [7, 8]], np.float32)])
 
-    batch = lessons.batch([1, 0], [np.array([-1, 1]), np.array([1, 4])], length=6).numpy()
+    batch = lessons.batch([1, 0], [np.array([[-1, -1], [1, 2]]), np.array([[1, 4], [4, 5]])], length=6).numpy()
 
     none = [np.nan, np.nan]
     np.testing.assert_array_equal(batch[0], [none, [5, 6], none, none, [7, 8], none])
@@ -122,7 +122,7 @@ def test_a_teacher_of_tags_may_cut_words_otherwise_than_its_student(tmp_path: Pa
     assert [len(output) for output in lessons.outputs] == words
     assert any((one != other).any() for one, other in zip(places, theirs, strict=True))
     batch = lessons.batch([0], places, length=24)[0]
-    np.testing.assert_array_equal(batch[places[0]], lessons.outputs[0])
+    np.testing.assert_array_equal(batch[places[0][:, 0]], lessons.outputs[0])
 
 
 # -- asked once --------------------------------------------------------------------------------------------------------

@@ -336,7 +336,7 @@ def example(kind: str) -> tuple[Any, TaskData, Places | None, tuple[int, ...]]:
     tagged = kind == "token-classification"
     split = Split((("a b",),) * 4, TARGETS[kind])
     data = TaskData(NAMES if HEADS[kind][0] == 3 else (), dict.fromkeys(ALL, split), 0)
-    places: Places | None = [np.array([1, 2])] * 4 if tagged else None
+    places: Places | None = [np.array([[1, 2], [2, 3]])] * 4 if tagged else None
     return task_over(kind), data, places, (4, 4, 3) if tagged else (4, HEADS[kind][0] or 5)
 
 

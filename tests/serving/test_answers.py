@@ -14,9 +14,10 @@ import pytest
 from fakes import tiny_bundle
 from scipy.special import expit, softmax
 
-from serving.answers import Floats, given, probabilities, refused, results, tags_of
-from serving.bundle import ServingSpec, TaskKind
+from serving.answers import Floats, given, of_words, probabilities, refused, results, tags_of
+from serving.bundle import Aggregation, ServingSpec, TaskKind
 from serving.spans import Span
+from serving.tokens import Tokens
 
 LARGE = [-1e4, -200.0, -88.0, -1.0, 0.0, 1.0, 88.0, 200.0, 1e4, 1.7e38, -1.7e38]
 ITEM = ("a text",)
@@ -198,9 +199,35 @@ def test_each_text_is_tagged_by_its_own_tokens(tagging: ServingSpec) -> None:
     ]
 
 
-def test_tags_are_the_best_labels_at_the_starts_and_outside_where_there_is_none() -> None:
-    outputs = floats([[3, 0], [0, 1], [-2, -1]])
-    assert tags_of(outputs, starts=[2, -1, 0], labels=("O", "B-x")) == ["B-x", "O", "O"]
+def test_tags_are_the_best_labels_of_words_and_outside_where_there_is_none() -> None:
+    scores = of_words(floats([[0.9, 0.1], [0.2, 0.8]]), tokens=[(1, 2), (-1, -1), (0, 1)], aggregation="first")
+    assert tags_of(scores, labels=("O", "B-x")) == ["B-x", "O", "O"]
+    assert tags_of(scores, labels=("B-x", "I-x")) == ["I-x", "O", "B-x"]
+
+
+@pytest.mark.parametrize(
+    ("aggregation", "label", "score"), [("first", "x", 0.5), ("average", "x", 0.4), ("max", "y", 0.6)]
+)
+def test_a_word_s_tag_is_told_as_the_bundle_says(
+    tagging: ServingSpec, aggregation: Aggregation, label: str, score: float
+) -> None:
+    rows = floats([[1, 0, 0, 0], [0.3, 0.5, 0, 0.2], [0, 0.4, 0, 0.6], [0.7, 0.3, 0, 0], [1, 0, 0, 0]])
+    spec = msgspec.structs.replace(tagging, aggregation=aggregation)
+    if aggregation == "max":
+        rows[3] = [0.5, 0.5, 0, 0]
+    offsets = [(0, 0), (0, 2), (2, 4), (4, 5), (0, 0)]
+    (record,) = results([rows], spec=spec, items=[("Annie",)], offsets=[offsets])
+    (entity,) = record["entities"]  # type: ignore[misc]
+    assert (entity["label"], entity["start"], entity["end"]) == (label, 0, 5)
+    assert entity["score"] == pytest.approx(score)
+
+
+def test_of_token_ids_every_token_is_told_since_nobody_knows_its_characters(tagging: ServingSpec) -> None:
+    scores = one_hot(["O", "B-x", "O"], [0.5, 0.75, 0.5], spec=tagging)
+    items = [Tokens([2, 5, 3], [0, 0, 0])]
+    assert results([scores], spec=tagging, items=items, offsets=[()]) == [
+        {"tokens": [{"label": "O", "score": 0.5}, {"label": "B-x", "score": 0.75}, {"label": "O", "score": 0.5}]}
+    ]
 
 
 def test_answers_need_no_onnxruntime(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ from fakes import DIMENSIONS, LABELS, tiny_bundle
 
 from serving.bundle import Bundle, Golden, ServingSpec, TaskKind, read_bundle, seal_core
 from serving.errors import BadArtifact
+from serving.long_texts import LongTexts, Refuse, Truncate, Windows
 
 AGAIN = "fetch or export the bundle again"
 CORE = "config.json, golden.json, model.onnx, serving.yaml, tokenizer.json"
@@ -128,8 +129,8 @@ def test_a_tokenizer_file_slipped_in_after_the_seal_is_refused(bundle: Bundle) -
 
 def test_a_newer_schema_is_told_apart_from_a_broken_one(bundle: Bundle) -> None:
     with pytest.raises(BadArtifact) as refused:
-        reseal(bundle, schema=4)
-    told = "schema 4 is newer than 3, the newest this version reads; update Retort"
+        reseal(bundle, schema=5)
+    told = "schema 5 is newer than 4, the newest this version reads; update Retort"
     assert str(refused.value) == f"{bundle.path / 'serving.yaml'}: {told}"
 
 
@@ -177,6 +178,8 @@ def test_a_newer_schema_is_told_apart_from_a_broken_one(bundle: Bundle) -> None:
             {"runtime": "openvino", "providers": ("CUDAExecutionProvider", "CPUExecutionProvider")},
             "providers are for onnxruntime; openvino takes CPUExecutionProvider alone",
         ),
+        ({"long_texts": Windows(stride=9)}, "windows of 16 tokens may share half of them, not 9"),
+        ({"aggregation": "max"}, "aggregation max is for token-classification; classification has none"),
         (
             {"inference_precision": "bf16"},
             "inference_precision bf16 needs runtime openvino; onnxruntime has none",
@@ -200,11 +203,29 @@ def test_a_bundle_of_the_second_schema_is_computed_as_it_was(bundle: Bundle) -> 
     assert (spec.runtime, spec.inference_precision) == ("onnxruntime", "fp32")
 
 
+def test_a_bundle_of_the_third_schema_cuts_long_texts_as_it_did(bundle: Bundle) -> None:
+    _seal_text(bundle, FIRST_SCHEMA.replace("schema: 1", "schema: 3") + "runtime: onnxruntime\n")
+    spec = read_bundle(bundle.path).spec
+    assert spec == msgspec.structs.replace(bundle.spec, schema=3)
+    assert (spec.long_texts, spec.aggregation, spec.reach) == (Truncate(), "first", spec.max_length)
+
+
+@pytest.mark.parametrize(
+    ("long_texts", "reach"), [(Truncate(), 16), (Refuse(), 16), (Windows(stride=4, max_windows=3), 48)]
+)
+def test_what_becomes_of_long_texts_is_read_back_as_it_was_sealed(
+    bundle: Bundle, long_texts: LongTexts, reach: int
+) -> None:
+    reseal(bundle, long_texts=long_texts)
+    spec = read_bundle(bundle.path).spec
+    assert (spec.long_texts, spec.reach) == (long_texts, reach)
+
+
 def test_runtime_and_precision_are_read_back_as_they_were_sealed(bundle: Bundle) -> None:
     plain = bundle.digest
     assert reseal(bundle, runtime="openvino", inference_precision="bf16") != plain
     spec = read_bundle(bundle.path).spec
-    assert (spec.schema, spec.runtime, spec.inference_precision) == (3, "openvino", "bf16")
+    assert (spec.schema, spec.runtime, spec.inference_precision) == (4, "openvino", "bf16")
 
 
 @pytest.mark.parametrize("task", LABELS)

@@ -6,7 +6,7 @@ import msgspec
 import numpy as np
 import onnx
 import pytest
-from fakes import expected_logits, tiny_bundle, tiny_graph
+from fakes import Clock, expected_logits, tiny_bundle, tiny_graph
 
 from serving.bundle import Bundle, TaskKind, read_bundle, seal_core
 from serving.engine import Engine, Tokens, check_golden
@@ -130,8 +130,19 @@ def test_of_a_pair_the_longer_text_is_cut_first(tmp_path: Path) -> None:
     assert tokens.type_ids == [0] * 14 + [1] * 2
 
 
+def test_warming_beside_others_leaves_them_half_of_the_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    clock, slept = Clock(), []
+    engine = Engine(tiny_bundle(tmp_path), threads=1, clock=clock)
+    monkeypatch.setattr(engine, "run", lambda batch: clock.advance(0.001 * len(batch[0].ids)))
+    monkeypatch.setattr("serving.engine.time.sleep", slept.append)
+    engine.warm()
+    assert slept == []
+    engine.warm(gently=True)
+    assert slept == pytest.approx([0.008, 0.016])
+
+
 def test_phases_are_timed_apart(tmp_path: Path) -> None:
-    times = iter([0.0, 0.002, 0.007])
+    times = iter([0.0, 0.002, 0.002, 0.007])
     engine = Engine(tiny_bundle(tmp_path), threads=1, clock=lambda: next(times))
     answer = engine.answer([("good",)])
     assert (answer.tokenize_ms, answer.infer_ms) == pytest.approx((2.0, 5.0))

@@ -11,7 +11,7 @@ import pytest
 from seqeval.metrics.sequence_labeling import get_entities
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 
-from serving.spans import Entity, Span, entities_of, word_starts, words_of
+from serving.spans import Entity, Span, entities_of, word_starts, word_tokens, words_of
 
 ALPHABET = "ab.,'\"’“”…()[]<>!?-@#/s \t\n\u00a0é\u0301😀好\u200b"  # noqa: RUF001 the typographic ones are meant
 TAGS = ("O", "B-x", "I-x", "B-y", "I-y", "B-x-y", "I-x-y")
@@ -156,6 +156,27 @@ def test_with_real_tokenizers_the_first_token_of_a_word_lies_in_it(kind: str) ->
     for (start, end), token in zip(words, word_starts(encoded.offsets, words), strict=True):
         begin = encoded.offsets[token][0]
         assert begin == start or (begin == start - 1 and text[begin] == " "), text[start:end]
+
+
+def tokens_by_definition(offsets: Sequence[Span], words: Sequence[Span]) -> list[Span]:
+    def shared(start: int, end: int) -> list[int]:
+        return [at for at, (a, b) in enumerate(offsets) if b > start and a < end and b > a]
+
+    return [(found[0], found[-1] + 1) if found else (-1, -1) for found in (shared(*word) for word in words)]
+
+
+@pytest.mark.parametrize("kind", TOKENIZERS)
+def test_with_real_tokenizers_every_word_has_the_tokens_that_share_a_character(kind: str) -> None:
+    for seed in range(30):
+        text = "".join(random.Random(seed).choices([*ALPHABET, "\r\n", "\u200d", "👩‍👩‍👧"], k=80))
+        (encoded,) = TOKENIZERS[kind].encode_batch([text])
+        words = words_of(text)
+        assert word_tokens(encoded.offsets, words) == tokens_by_definition(encoded.offsets, words), text
+
+
+def test_an_empty_token_inside_a_word_is_among_its_own_and_one_behind_it_is_not() -> None:
+    offsets = [(0, 0), (0, 2), (2, 2), (2, 4), (4, 4), (5, 6), (0, 0)]
+    assert word_tokens(offsets, [(0, 4), (5, 6), (7, 8)]) == [(1, 4), (5, 6), (-1, -1)]
 
 
 def test_finding_the_starts_takes_time_in_proportion_to_words_and_tokens() -> None:

@@ -18,6 +18,7 @@ from pipeline.quantizing.graphs import operators
 from pipeline.stages.export import ExportConfig, check_tokens
 from serving.bundle import ServingSpec, read_bundle
 from serving.engine import Engine, check_golden
+from serving.long_texts import Windows
 
 
 def test_it_leaves_a_whole_bundle_that_answers(chain: Any) -> None:
@@ -42,6 +43,19 @@ def test_its_contract_is_filled_in_from_task_tokenizer_and_model(chain: Any) -> 
         buckets=(16, 20),
         parameters=chain.finetuned.manifest.facts["parameters"],
     )
+
+
+def test_what_becomes_of_long_texts_is_shipped_as_it_is_asked_for(chain: Any, tmp_path: Path) -> None:
+    config = ExportConfig.model_validate({"long_texts": {"kind": "windows", "stride": 4, "max_windows": 5}})
+    inputs = Inputs({"model": chain.finetuned}, {"task": chain.task})
+    made = chain.run("export", "export-student", config, inputs, root=tmp_path)
+
+    engine = Engine(read_bundle(made.path / "bundle"), threads=1)
+
+    assert engine.bundle.spec.long_texts == Windows(stride=4, max_windows=5)
+    (tokens,) = engine.encode([("a plain story good " * 12,)])
+    assert len(tokens.windows) > 1
+    assert engine.answer([("a plain story good " * 12,)]).scores[0].shape == (2,)
 
 
 def test_its_facts_name_the_bundle_and_the_parity_that_was_proven(chain: Any) -> None:

@@ -18,7 +18,8 @@ CLASSES, ROWS = 3, 6
 LABELS = (0, 1, 1, 1, 2, 2)
 ROWS_OF_LABELS = ((1, 0, 0), (1, 1, 0), (0, 0, 0), (1, 0, 0), (0, 1, 0), (1, 1, 0))
 TAGS = ((0, 1, 2), (0,), (0, 0), (1, 0), (0, 2), (1,))
-PLACES: Places = [np.array(each) for each in ([1, 2, 4], [1], [1, -1], [1, 3], [2, 3], [-1])]
+FIRSTS = ([1, 2, 4], [1], [1, -1], [1, 3], [2, 3], [-1])
+PLACES: Places = [np.array([(at, at + 1 if at >= 0 else -1) for at in each]) for each in FIRSTS]
 
 
 def data_of(labels: Sequence[Any]) -> TaskData:
@@ -71,7 +72,7 @@ def test_a_tagging_learns_at_the_first_sub_tokens_and_nowhere_else(weights: str,
     criterion = task.criterion(data)
     found = criterion.total(logits, torch.from_numpy(targets)) / criterion.mass(targets)
 
-    at = [(row, place, tag) for row in range(ROWS) for place, tag in zip(PLACES[row], TAGS[row], strict=True)]
+    at = [(row, place, tag) for row in range(ROWS) for place, tag in zip(FIRSTS[row], TAGS[row], strict=True)]
     learned = [one for one in at if one[1] >= 0]
     picked = torch.stack([logits[row, place] for row, place, _ in learned])
     wanted = cross_entropy(
@@ -213,7 +214,7 @@ def test_a_tagging_is_distilled_where_words_begin_and_the_teacher_has_an_answer(
 
     found = task.distilled(of, to, targets, t=2.0)
 
-    places = [(row, at) for row in range(ROWS) for at in PLACES[row] if at >= 0 and (row, at) != (0, 1)]
+    places = [(row, at) for row in range(ROWS) for at in FIRSTS[row] if at >= 0 and (row, at) != (0, 1)]
     wanted = sum(distribution_kl(of[at], to[at], temperature=2.0).item() for at in places)
     assert len(places) == 8
     assert found.item() == pytest.approx(wanted, rel=1e-5)

@@ -301,7 +301,7 @@ def test_a_word_is_tagged_at_its_first_sub_token() -> None:
     places = places_of(split)
     targets = task_over("token-classification").targets(split, (1, 0), places, 9)
 
-    assert [where.tolist() for where in places] == [[1, 2, 5, 6], [1]]
+    assert [where.tolist() for where in places] == [[[1, 2], [2, 5], [5, 6], [6, 8]], [[1, 2]]]
     assert targets.tolist() == [
         [IGNORED, 1, *[IGNORED] * 7],
         [IGNORED, 3, 4, IGNORED, IGNORED, 0, 1, IGNORED, IGNORED],
@@ -314,17 +314,33 @@ def test_words_that_are_cut_away_have_no_place_and_are_answered_as_outside() -> 
 
     places = places_of(split, max_length=4)  # [CLS] ann l [SEP]
 
-    assert [where.tolist() for where in places] == [[1, 2, -1]]
+    assert [where.tolist() for where in places] == [[[1, 2], [2, 3], [-1, -1]]]
     sure_of_city = np.tile(np.array([0, 9, 0, 0, 0], np.float32), (4, 1))
     answers = task_over("token-classification").answers([sure_of_city], Fitted("token-classification", NAMES), places)
     assert answers == [("B-city", "B-city", "O")]
+
+
+@pytest.mark.parametrize(("aggregation", "tag"), [("first", "O"), ("average", "B-city"), ("max", "B-name")])
+def test_a_word_is_judged_and_shipped_by_the_aggregation_that_the_task_names(aggregation: str, tag: str) -> None:
+    """Lee, of: [CLS] l ##e ##e [SEP]"""
+    split = split_of(("Lee", (1,)))
+    outside = [0.96, 0.01, 0.01, 0.01, 0.01]
+    lee = [[0.5, 0.45, 0.01, 0.02, 0.02], [0.3, 0.35, 0.1, 0.05, 0.2], [0.01, 0.37, 0.01, 0.6, 0.01]]
+    logits = np.log(np.array([outside, *lee, outside], np.float32))
+    task = task_over("token-classification", aggregation=aggregation)
+    data = TaskData(NAMES, {"dev": split}, 0)
+
+    fitted = task.fit([], data, None)
+
+    assert fitted.aggregation == aggregation
+    assert task.answers([logits], fitted, places_of(split)) == [(tag,)]
 
 
 def test_a_word_that_the_tokenizer_drops_is_refused_in_an_entity_and_passed_over_outside_one() -> None:
     invisible = "\u200b"
     text = f"Ann {invisible} Lee"
     split = split_of((text, (3, 0, 1)))
-    assert [where.tolist() for where in places_of(split)] == [[1, -1, 2]]
+    assert [where[:, 0].tolist() for where in places_of(split)] == [[1, -1, 2]]
     targets = task_over("token-classification").targets(split, [0], places_of(split), 6)
     assert targets.tolist() == [[IGNORED, 3, 1, IGNORED, IGNORED, IGNORED]]
 
@@ -339,7 +355,7 @@ def test_a_word_that_the_tokenizer_drops_is_refused_in_an_entity_and_passed_over
 
 def test_a_word_that_is_dropped_before_the_text_is_cut_is_refused_and_one_behind_the_cut_is_not() -> None:
     text = "Ann \u200b Bonn \u200b Lee"
-    assert [where.tolist() for where in places_of(split_of((text, (3, 0, 1, 2, 0))), max_length=4)] == [
+    assert [where[:, 0].tolist() for where in places_of(split_of((text, (3, 0, 1, 2, 0))), max_length=4)] == [
         [1, -1, 2, -1, -1]
     ]
     refused(BadArtifact, lambda: places_of(split_of((text, (3, 4, 1, 0, 0))), max_length=4))
