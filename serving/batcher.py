@@ -1,169 +1,137 @@
-"""A bounded queue in front of executor threads that share one model.
+"""Executor threads that take batches from the queue and answer them, and what keeps them at it.
 
-No job waits while an executor is idle. A full queue refuses at once and says when to come back; a job whose client
-has left or whose time is up is dropped when it is taken from the queue; a job that raises fails alone.
+No job waits while an executor is idle. A job that raises fails alone: a call that fails is made again for each of its
+jobs. An executor that is lost is replaced, and a queue in which nothing moves is told of.
 """
 
+import logging
 import math
 import threading
 import time
-from collections import deque
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future
-from dataclasses import dataclass
-from typing import Generic, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
-from serving.bundle import Item
-from serving.errors import Failure, Transient
+from serving.costs import Costs
+from serving.engine import Given
+from serving.queueing import Queue
+from serving.tickets import ExecutorLost, Ticket
 
 R = TypeVar("R")
-_FIRST_GUESS_ITEM_S = 0.01
-_SMOOTHING = 0.1
+R_co = TypeVar("R_co", covariant=True)
+PLAIN = Costs(call_s=0.0, token_s=1e-4)  # of a model that was not timed: a millisecond for ten tokens
+_log = logging.getLogger(__name__)
 
 
-class Overloaded(Transient):
-    """No room in the queue; `retry_after_s` is when the work ahead should be done."""
+class Compute(Protocol[R_co]):
+    """Answers the jobs of one lane, all by one model: a result or an exception for each, in order."""
 
-    def __init__(self, message: str, *, retry_after_s: int) -> None:
-        super().__init__(message)
-        self.retry_after_s = retry_after_s
-
-
-class Expired(Transient):
-    """The client's time was up before the work began."""
-
-
-@dataclass(frozen=True)
-class Done(Generic[R]):
-    """What the model returned, and how long the job waited for an executor."""
-
-    result: R
-    queue_ms: float
-
-
-@dataclass(frozen=True, eq=False)
-class _Job(Generic[R]):
-    items: Sequence[Item]
-    expires_s: float
-    admitted_s: float
-    future: Future[Done[R]]
+    def __call__(self, lane: str, jobs: Sequence[Sequence[Given]], /) -> "Sequence[R_co | Exception]": ...
 
 
 class Batcher(Generic[R]):
-    """Runs `compute` for each job; a cancelled future is work nobody waits for."""
+    """Runs `compute` for the jobs of a queue that holds `limit`."""
 
     def __init__(
         self,
-        compute: Callable[[Sequence[Item]], R],
+        compute: Compute[R],
         *,
         executors: int,
         limit: int,
+        costs: Costs = PLAIN,
+        max_wait_s: float | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self.limit = limit
+        self.queue: Queue[R] = Queue(limit=limit, costs=costs, clock=clock, max_wait_s=max_wait_s)
         self.clock = clock
         self._compute = compute
-        self._jobs: deque[_Job[R]] = deque()
-        self._changed = threading.Condition()
-        self._idle = 0
-        self._running_items = 0
-        self._item_s = _FIRST_GUESS_ITEM_S
-        self._closed = False
-        self._threads = [
-            threading.Thread(target=self._work, name=f"executor-{n}", daemon=True) for n in range(executors)
-        ]
-        for thread in self._threads:
-            thread.start()
+        self._started = 0
+        self._threads: set[threading.Thread] = set()
+        for _ in range(executors):
+            self._start()
 
     @property
     def waiting(self) -> int:
         """Jobs no executor has taken yet."""
-        return len(self._jobs)
+        return len(self.queue)
 
-    def submit(self, items: Sequence[Item], *, expires_s: float = math.inf) -> Future[Done[R]]:
-        """Queue a job that is worthless after `expires_s` on this batcher's clock.
+    def submit(
+        self,
+        items: Sequence[Given],
+        *,
+        done: Callable[[Ticket[R]], None],
+        expires_s: float = math.inf,
+        lane: str = "",
+        note: Any = None,
+        goes_on: bool = False,
+    ) -> Ticket[R]:
+        """Queue a job that is worthless after `expires_s` on this batcher's clock; `goes_on`: as a further part of one.
 
         Raises:
-            Overloaded: the queue is full or closed.
+            Expired: its time is up already.
+            Overloaded: no room, or it would wait too long, or longer than its client does.
         """
-        job = self._job(items, expires_s=expires_s)
-        with self._changed:
-            if self._is_full():
-                self._jobs = deque(waiting for waiting in self._jobs if not waiting.future.cancelled())
-            if self._closed or self._is_full():
-                raise self._overloaded()
-            self._jobs.append(job)
-            self._changed.notify()
-        return job.future
+        ticket: Ticket[R] = Ticket(items, done=done, expires_s=expires_s, lane=lane, note=note)
+        self.queue.put(ticket, goes_on=goes_on)
+        return ticket
 
-    def probe(self, items: Sequence[Item]) -> Future[Done[R]]:
+    def probe(
+        self, items: Sequence[Given], *, done: Callable[[Ticket[R]], None], lane: str = "", note: Any = None
+    ) -> Ticket[R]:
         """Ask the executors for a sign of life: goes first, and is let in when the queue is full."""
-        job = self._job(items, expires_s=math.inf)
-        with self._changed:
-            if self._closed:
-                raise self._overloaded()
-            self._jobs.appendleft(job)
-            self._changed.notify()
-        return job.future
+        ticket: Ticket[R] = Ticket(items, done=done, expires_s=math.inf, lane=lane, note=note)
+        self.queue.put_first(ticket)
+        return ticket
 
     def close(self, *, timeout_s: float = 5.0) -> None:
         """Refuse new jobs, finish those in the queue, and end the threads; one that hangs is left behind."""
-        with self._changed:
-            self._closed = True
-            self._changed.notify_all()
-        for thread in self._threads:
-            thread.join(timeout_s)
+        self.queue.close()
+        end = time.monotonic() + timeout_s
+        for thread in list(self._threads):
+            thread.join(max(0.0, end - time.monotonic()))
 
-    def _job(self, items: Sequence[Item], *, expires_s: float) -> _Job[R]:
-        return _Job(items=items, expires_s=expires_s, admitted_s=self.clock(), future=Future())
-
-    def _is_full(self) -> bool:
-        """An executor that is idle will take a job at once, so its share does not count as waiting."""
-        return len(self._jobs) - self._idle >= self.limit
-
-    def _overloaded(self) -> Overloaded:
-        ahead_items = self._running_items + sum(len(job.items) for job in self._jobs)
-        retry_after_s = max(1, math.ceil(ahead_items * self._item_s / len(self._threads)))
-        state = "shutting down" if self._closed else f"full: {len(self._jobs)} requests wait"
-        return Overloaded(f"the server is {state}; retry after {retry_after_s} s", retry_after_s=retry_after_s)
+    def _start(self) -> None:
+        thread = threading.Thread(target=self._work, name=f"executor-{self._started}", daemon=True)
+        self._started += 1
+        thread.start()
+        self._threads.add(thread)
 
     def _work(self) -> None:
-        while (job := self._take()) is not None:
-            started_s = self.clock()
-            computed = self._run(job, started_s=started_s)
-            self._put_back(job, computed_s=self.clock() - started_s if computed else None)
-
-    def _take(self) -> _Job[R] | None:
-        with self._changed:
-            self._idle += 1
-            while not self._jobs and not self._closed:
-                self._changed.wait()
-            self._idle -= 1
-            if not self._jobs:
-                return None
-            job = self._jobs.popleft()
-            self._running_items += len(job.items)
-            return job
-
-    def _put_back(self, job: _Job[R], *, computed_s: float | None) -> None:
-        with self._changed:
-            self._running_items -= len(job.items)
-            if computed_s is not None:
-                self._item_s += _SMOOTHING * (computed_s / len(job.items) - self._item_s)
-
-    def _run(self, job: _Job[R], *, started_s: float) -> bool:
-        """Answer one job; False where there was nothing to compute."""
-        if not job.future.set_running_or_notify_cancel():
-            return False
-        if started_s >= job.expires_s:
-            job.future.set_exception(Expired("the request's time was up before its work began; allow more or retry"))
-            return False
         try:
-            result = self._compute(job.items)
-        except Failure as failure:
-            job.future.set_exception(failure)
-        except Exception as bug:  # noqa: BLE001 - one request's bug must not end the thread that serves the others
-            job.future.set_exception(bug)
-        else:
-            job.future.set_result(Done(result=result, queue_ms=(started_s - job.admitted_s) * 1e3))
-        return True
+            while batch := self.queue.take():
+                self._answer(batch)
+                self.queue.finished()
+        except BaseException as lost:  # noqa: BLE001 - whatever ends a thread, another one takes its place
+            self._replace(lost)
+
+    def _answer(self, batch: Sequence[Ticket[R]]) -> None:
+        jobs = [ticket.items for ticket in batch]
+        try:
+            outcomes: Sequence[R | Exception] = self._compute(batch[0].lane, jobs)
+        except Exception as error:  # noqa: BLE001 - a bug of the model's must not end the thread that serves the others
+            outcomes = [error] if len(batch) == 1 else [self._alone(ticket) for ticket in batch]
+        for ticket, outcome in zip(batch, outcomes, strict=True):
+            if isinstance(outcome, Exception):
+                ticket.error = outcome
+            else:
+                ticket.result = outcome
+            ticket.tell()
+
+    def _alone(self, ticket: Ticket[R]) -> R | Exception:
+        if ticket.is_over:
+            return ExecutorLost("nobody waits for this any more")
+        try:
+            (outcome,) = self._compute(ticket.lane, [ticket.items])
+        except Exception as error:  # noqa: BLE001 - the culprit's own
+            return error
+        return outcome
+
+    def _replace(self, lost: BaseException) -> None:
+        """Tell those that this thread was at, and start another."""
+        _log.error("%s was lost (%r); another takes its place", threading.current_thread().name, lost)
+        call = self.queue.finished()
+        for ticket in call.batch if call is not None else ():
+            if ticket.result is None and ticket.error is None:
+                ticket.error = ExecutorLost("what computed this request was lost; send it again")
+            ticket.tell()
+        self._threads.discard(threading.current_thread())
+        self._start()

@@ -20,7 +20,7 @@ from serving.bundle import ONNX_CPU, Bundle, Item
 from serving.cpu import ROOT, usable_threads
 from serving.instances import open_instances
 from serving.machine import available_bytes, machine_identity
-from serving.tuning import EXECUTORS_PER_SESSION, Alone, Setting, find_tuning, plain
+from serving.tuning import EXECUTORS_PER_SESSION, Setting, WherePays, find_tuning, plain
 
 GAIN: Final = 0.10  # more sessions cost memory and slow a lone request: they must be worth more than two runs differ by
 SECONDS: Final = 2.0  # of a whole calibration, loading not counted
@@ -53,20 +53,27 @@ class Answers(Protocol):
     def answer(self, items: Sequence[Item]) -> object: ...
 
 
+def where_pays(setting: Setting) -> Setting:
+    """As `setting`, with items together where what calls cost says so; without a sweep nobody knows better."""
+    return msgspec.structs.replace(setting, batch=WherePays())
+
+
 def choose_setting(bundle: Bundle, *, threads: int | None, root: Path = ROOT) -> Setting:
     """The way to run `bundle` here. `threads` is what somebody told: then nothing else is asked."""
     if threads is not None:
-        return _logged(bundle, Choice(plain(threads), "as told"))
+        return _logged(bundle, Choice(where_pays(plain(threads)), "as told"))
     usable = usable_threads(root)
-    return _logged(bundle, _tuned(bundle, usable, root) or _calibrated(bundle, usable, root))
+    if tuned := _tuned(bundle, usable, root):
+        return _logged(bundle, tuned)
+    chosen = _calibrated(bundle, usable, root)
+    return _logged(bundle, chosen._replace(setting=where_pays(chosen.setting)))
 
 
 def succeeding_setting(bundle: Bundle, *, threads: int | None, current: Setting, root: Path = ROOT) -> Setting:
     """The way to run a version that takes the place of the one in service: its own tuning within the executors there
-    are, unless somebody told `threads`; else as `current`. Nothing is timed while requests are answered."""
+    are, unless somebody told `threads`; else as `current`. Settings are not compared while requests are answered."""
     tuned = _tuned(bundle, usable_threads(root), root) if threads is None else None
-    # Computing together was proven of the version in service, not of this one.
-    as_before = msgspec.structs.replace(current, batch=Alone())
+    as_before = where_pays(current)  # what was measured of items together was measured of the version in service
     if tuned is None:
         return _logged(bundle, Choice(as_before, "as the version before it"))
     if not _keeps_busy(tuned.setting, executors=current.executors):

@@ -44,7 +44,15 @@ class Together(msgspec.Struct, frozen=True, tag_field="kind", tag="together", fo
         return f"up to {self.items} items of a request together"
 
 
-BatchPolicy = Alone | Together
+class WherePays(msgspec.Struct, frozen=True, tag_field="kind", tag="where-pays", forbid_unknown_fields=True):
+    """Batch policy: items share a call where what calls cost, timed at the start, says so, and the server has proven
+    that no answer depends on it."""
+
+    def told(self) -> str:
+        return "items together where it pays"
+
+
+BatchPolicy = Alone | Together | WherePays
 
 
 class Setting(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -9,7 +9,7 @@ from fakes import Clock, tiny_bundle, tuning_of
 
 from serving import choosing
 from serving.bundle import Bundle
-from serving.choosing import Timed, candidates, choose_setting, pick, succeeding_setting, time_setting
+from serving.choosing import Timed, candidates, choose_setting, pick, succeeding_setting, time_setting, where_pays
 from serving.machine import machine_identity
 from serving.tuning import Setting, Together, plain, write_tuning
 
@@ -64,8 +64,8 @@ def test_told_threads_are_one_session_and_nothing_else_is_asked(
 ) -> None:
     refuses_to_time(monkeypatch)
     tune(bundle, machine)
-    assert choose_setting(bundle, threads=2, root=machine) == WIDE
-    assert log.messages == ["tiny runs as 1 session of 2 threads, 2 executors, each item alone (as told)"]
+    assert choose_setting(bundle, threads=2, root=machine) == where_pays(WIDE)
+    assert log.messages == ["tiny runs as 1 session of 2 threads, 2 executors, items together where it pays (as told)"]
 
 
 def test_a_tuning_of_this_machine_is_followed_without_a_calibration(
@@ -85,7 +85,7 @@ def test_a_foreign_tuning_is_ignored_with_the_reason_and_the_server_calibrates(
 ) -> None:
     given = times(monkeypatch, {WIDE: 500.0, TWO: 400.0})
     tune(bundle, machine, machine="Other CPU")
-    assert choose_setting(bundle, threads=None, root=machine) == WIDE
+    assert choose_setting(bundle, threads=None, root=machine) == where_pays(WIDE)
     assert given == [1.0, 1.0]
     assert log.record_tuples[0][1:] == (
         logging.WARNING,
@@ -93,8 +93,8 @@ def test_a_foreign_tuning_is_ignored_with_the_reason_and_the_server_calibrates(
         f"{machine_identity(machine)})",
     )
     assert log.messages[1:] == [
-        "tiny runs as 1 session of 2 threads, 2 executors, each item alone (calibrated at the start, at full use: "
-        "1 session of 2 threads, 2 executors, each item alone: 500 requests/s, 4 ms each; "
+        "tiny runs as 1 session of 2 threads, 2 executors, items together where it pays (calibrated at the start, at "
+        "full use: 1 session of 2 threads, 2 executors, each item alone: 500 requests/s, 4 ms each; "
         "2 sessions of 1 thread, 2 executors, each item alone: 400 requests/s, 5 ms each)"
     ]
 
@@ -104,10 +104,11 @@ def test_a_tuned_setting_that_memory_does_not_hold_is_ignored(
 ) -> None:
     tune(bundle, machine)
     (machine / "proc/meminfo").write_text("MemAvailable: 1 kB\n")
-    assert choose_setting(bundle, threads=None, root=machine) == WIDE
+    assert choose_setting(bundle, threads=None, root=machine) == where_pays(WIDE)
     assert log.messages == [
         "tiny: tuning@here.json is ignored: memory is short for 2 sessions of 1 thread, 2 executors, each item alone",
-        "tiny runs as 1 session of 2 threads, 2 executors, each item alone (cores and memory allow no other)",
+        "tiny runs as 1 session of 2 threads, 2 executors, items together where it pays (cores and memory allow "
+        "no other)",
     ]
 
 
@@ -116,7 +117,7 @@ def test_on_one_core_there_is_nothing_to_calibrate(
 ) -> None:
     refuses_to_time(monkeypatch)
     monkeypatch.setattr(choosing, "usable_threads", lambda _root: 1)
-    assert choose_setting(bundle, threads=None, root=machine) == Setting()
+    assert choose_setting(bundle, threads=None, root=machine) == where_pays(Setting())
 
 
 def test_what_a_gpu_computes_is_not_calibrated(
@@ -124,7 +125,7 @@ def test_what_a_gpu_computes_is_not_calibrated(
 ) -> None:
     refuses_to_time(monkeypatch)
     bundle = tiny_bundle(tmp_path / "gpu", providers=("CUDAExecutionProvider", "CPUExecutionProvider"))
-    assert choose_setting(bundle, threads=None, root=machine) == WIDE
+    assert choose_setting(bundle, threads=None, root=machine) == where_pays(WIDE)
     assert log.messages[0].endswith("(CUDAExecutionProvider computes; threads of the CPU decide little)")
 
 
@@ -132,7 +133,7 @@ def test_a_calibration_really_times_the_bundle_here(
     bundle: Bundle, machine: Path, log: pytest.LogCaptureFixture
 ) -> None:
     chosen = choose_setting(bundle, threads=None, root=machine)
-    assert chosen in (WIDE, TWO)
+    assert chosen in (where_pays(WIDE), where_pays(TWO))
     (told,) = log.messages
     assert told.startswith(f"tiny runs as {chosen.told()} (calibrated at the start, at full use: ")
     assert told.count(" requests/s, ") == 2
@@ -195,9 +196,9 @@ def test_a_version_that_follows_without_a_tuning_runs_as_the_one_before(
 ) -> None:
     refuses_to_time(monkeypatch)
     current = msgspec.structs.replace(TWO, batch=Together(items=4))
-    assert succeeding_setting(bundle, threads=None, current=current, root=machine) == TWO
+    assert succeeding_setting(bundle, threads=None, current=current, root=machine) == where_pays(TWO)
     assert log.messages == [
-        "tiny runs as 2 sessions of 1 thread, 2 executors, each item alone (as the version before it)"
+        "tiny runs as 2 sessions of 1 thread, 2 executors, items together where it pays (as the version before it)"
     ]
 
 
@@ -208,16 +209,16 @@ def test_a_version_that_follows_brings_its_own_tuning_to_the_executors_there_are
 
 def test_told_threads_hold_for_every_version(bundle: Bundle, machine: Path) -> None:
     tune(bundle, machine)
-    assert succeeding_setting(bundle, threads=2, current=WIDE, root=machine) == WIDE
+    assert succeeding_setting(bundle, threads=2, current=WIDE, root=machine) == where_pays(WIDE)
 
 
 def test_a_tuning_for_other_executors_than_run_waits_for_a_restart(
     bundle: Bundle, machine: Path, log: pytest.LogCaptureFixture
 ) -> None:
     tune(bundle, machine)
-    assert succeeding_setting(bundle, threads=None, current=Setting(), root=machine) == Setting()
+    assert succeeding_setting(bundle, threads=None, current=Setting(), root=machine) == where_pays(Setting())
     assert log.messages == [
-        "tiny runs as 1 session of 1 thread, 1 executor, each item alone (as the version before it: tuning@here.json: "
-        "812 requests/s within p99 <= 20 ms, 2026-11-21T10:00:00+00:00 is for other executors than run; restart to "
-        "use it)"
+        "tiny runs as 1 session of 1 thread, 1 executor, items together where it pays (as the version before it: "
+        "tuning@here.json: 812 requests/s within p99 <= 20 ms, 2026-11-21T10:00:00+00:00 is for other executors than "
+        "run; restart to use it)"
     ]

@@ -12,12 +12,14 @@ from fakes import tiny_bundle
 from serving.bundle import read_bundle
 from serving.errors import BadArtifact, BadRequest
 from serving.tuning import (
+    BatchPolicy,
     Earned,
     Found,
     Point,
     Setting,
     Together,
     Tuning,
+    WherePays,
     find_tuning,
     most_earned,
     plain,
@@ -63,11 +65,13 @@ def test_settings_say_what_they_are() -> None:
     assert plain(4).told() == "1 session of 4 threads, 2 executors, each item alone"
     together = Setting(sessions=2, threads=1, executors=4, batch=Together(items=8))
     assert together.told() == "2 sessions of 1 thread, 4 executors, up to 8 items of a request together"
+    assert Setting(batch=WherePays()).told() == "1 session of 1 thread, 1 executor, items together where it pays"
     assert plain(1) == Setting(sessions=1, threads=1, executors=1)
 
 
-def test_a_batch_policy_survives_the_file(tmp_path: Path) -> None:
-    together = msgspec.structs.replace(TWO, batch=Together(items=8))
+@pytest.mark.parametrize("batch", [Together(items=8), WherePays()])
+def test_a_batch_policy_survives_the_file(tmp_path: Path, batch: BatchPolicy) -> None:
+    together = msgspec.structs.replace(TWO, batch=batch)
     written = tuning(setting=together, earned=(earned(together, 800.0),))
     write_tuning(written, tmp_path)
     assert found(tmp_path).tuning == written

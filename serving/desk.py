@@ -1,0 +1,200 @@
+"""What every protocol calls: work comes in here, waits, is computed, and goes back to who asked.
+
+A request that would hold an executor for long is cut into slices, between which others take their turn.
+"""
+
+import asyncio
+import math
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from typing import Final, NamedTuple, Protocol
+
+from serving.batcher import Batcher
+from serving.engine import Given
+from serving.errors import BadRequest
+from serving.metrics import Metrics
+from serving.models import PROBE, Live, Models, Served
+from serving.slicing import joined, slices
+from serving.tickets import Expired, Ticket
+
+MAX_TIMEOUT_MS: Final = 3_600_000
+PROBE_FRESH_S: Final = 0.25
+
+
+class Done(NamedTuple):
+    """What the model answered, and how long the request waited for an executor."""
+
+    result: Served
+    queue_ms: float
+
+
+class Router(Protocol):
+    """Who answers a request, and who is shown it besides; traffic.py has one."""
+
+    def lane(self, items: Sequence[Given], /) -> str: ...
+    def answered(self, ticket: "Ticket[Served]") -> None: ...
+
+
+class OneModel:
+    """The model in service answers all, and no other sees any."""
+
+    def lane(self, _: Sequence[Given]) -> str:
+        return ""
+
+    def answered(self, ticket: "Ticket[Served]") -> None:
+        """Nobody else is asked."""
+
+
+class Desk:
+    """The models behind their queue. `draining` is set once, by the process that stops; `following` tells of those
+    versions besides the one in service."""
+
+    def __init__(
+        self,
+        models: Models,
+        batcher: Batcher[Served],
+        metrics: Metrics,
+        *,
+        router: Router | None = None,
+        following: Callable[[], Mapping[str, object]] | None = None,
+    ) -> None:
+        self.models, self.batcher, self.metrics = models, batcher, metrics
+        self.router: Router = router or OneModel()
+        self.following = following
+        self.draining = False
+        self._probe: asyncio.Task[None] | None = None
+        self._probed_s = -math.inf
+
+    @property
+    def clock(self) -> Callable[[], float]:
+        """What deadlines are told by."""
+        return self.batcher.clock
+
+    def deadline(self, timeout_ms: str | None, *, passed_s: float = 0.0) -> float:
+        """When a client that said X-Request-Timeout-Ms `passed_s` ago stops waiting; never where it does not say."""
+        if timeout_ms is None:
+            return math.inf
+        number = int(timeout_ms) if timeout_ms.isascii() and timeout_ms.isdigit() and len(timeout_ms) < 9 else 0
+        if not 0 < number <= MAX_TIMEOUT_MS:
+            raise BadRequest(
+                f"X-Request-Timeout-Ms is {timeout_ms[:20]!r}; send whole numbers from 1 to {MAX_TIMEOUT_MS}"
+            )
+        return self.clock() + number / 1e3 - passed_s
+
+    def admit(self) -> None:
+        """Raise Overloaded where any work would be refused now."""
+        self.batcher.queue.require_room()
+
+    def stalled(self) -> bool:
+        """Whether nothing is finished any more although there is work: the process is of no use."""
+        return self.batcher.queue.stalled()
+
+    async def ask(
+        self,
+        items: Sequence[Given],
+        *,
+        expires_s: float = math.inf,
+        check: Callable[[Live], None] | None = None,
+        lane: str | None = None,
+    ) -> Done:
+        """Have items answered, by the lane that the router says unless one is named. `check` is asked whether the model
+        that answered is one that the request was for, since another may have come while it waited. Cancelled, the work
+        is dropped.
+
+        Raises:
+            Overloaded: no room.
+            Expired: the time was up before the work began.
+            BadRequest: the model cannot read an item.
+            Exception: whatever the model failed with.
+        """
+        lane = self.router.lane(items) if lane is None else lane
+        queue = self.batcher.queue
+        parts = slices(items, costs=queue.costs, most_s=queue.door.slice_s)
+        done = await self._slices(parts, expires_s=expires_s, lane=lane)
+        if check is not None:
+            check(done.result.live)
+        return done
+
+    async def _slices(self, parts: Sequence[Sequence[Given]], *, expires_s: float, lane: str) -> Done:
+        """One after another; where another model has come between two of them, the first ones are asked again."""
+        if len(parts) == 1:
+            return await self._one(parts[0], expires_s=expires_s, lane=lane)
+        found: list[Done] = []
+        while len(found) < len(parts):
+            part = parts[len(found)]
+            done = await self._one(part, expires_s=expires_s, lane=lane, goes_on=bool(found))
+            if found and done.result.live is not found[0].result.live:
+                found.clear()
+                continue
+            found.append(done)
+        return Done(joined([each.result for each in found]), sum(each.queue_ms for each in found))
+
+    async def _one(self, items: Sequence[Given], *, expires_s: float, lane: str, goes_on: bool = False) -> Done:
+        waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        ticket = self.batcher.submit(
+            items, done=_finished, expires_s=expires_s, lane=lane, note=waiter, goes_on=goes_on
+        )
+        if expires_s == math.inf:
+            served = await _result(ticket, waiter)
+        else:
+            late = waiter.get_loop().call_later(max(0.0, expires_s - self.clock()), _expire, ticket, waiter)
+            try:
+                served = await _result(ticket, waiter)
+            finally:
+                late.cancel()
+        self.router.answered(ticket)
+        return Done(served, ticket.queue_ms)
+
+    async def probe(self) -> None:
+        """A real inference, before all others; raises what it failed with. Who asks while one is under way, or soon
+        after, shares it: signs of life take no places from requests."""
+        probe, fresh = self._probe, self.clock() - self._probed_s < PROBE_FRESH_S
+        if probe is None or (probe.done() and not fresh):
+            self._probe = probe = asyncio.create_task(self._probed())
+            probe.add_done_callback(_looked_at)
+        await asyncio.shield(probe)
+
+    async def _probed(self) -> None:
+        waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        golden = tuple(self.models.current.engine.bundle.golden.items[0])
+        try:
+            await _result(self.batcher.probe([golden], done=_finished, lane=PROBE, note=waiter), waiter)
+        finally:
+            self._probed_s = self.clock()
+
+
+def _finished(ticket: Ticket[Served]) -> None:
+    """In an executor."""
+    waiter: asyncio.Future[None] = ticket.note
+    with suppress(RuntimeError):  # the loop is closed: nobody waits any more
+        waiter.get_loop().call_soon_threadsafe(_hand_over, waiter)
+
+
+def _hand_over(waiter: "asyncio.Future[None]") -> None:
+    if not waiter.done():
+        waiter.set_result(None)
+
+
+async def _result(ticket: Ticket[Served], waiter: "asyncio.Future[None]") -> Served:
+    try:
+        await waiter
+    except asyncio.CancelledError:
+        ticket.cancel()
+        raise
+    if ticket.error is not None:
+        raise ticket.error
+    assert ticket.result is not None, "a ticket that is done has a result or an error"
+    return ticket.result
+
+
+def _looked_at(probe: "asyncio.Task[None]") -> None:
+    """What it failed with is raised where it is awaited; where nobody waits any more it is no surprise either."""
+    if not probe.cancelled():
+        probe.exception()
+
+
+def _expire(ticket: Ticket[Served], waiter: "asyncio.Future[None]") -> None:
+    """Its client waits no longer; what is being computed of it goes nowhere."""
+    if not waiter.done():
+        ticket.cancel()
+        waiter.set_exception(Expired("the request's time was up before its answer was there; allow more or retry"))
