@@ -38,16 +38,16 @@ app = typer.Typer(
 )
 
 # What an option is where it is not given: the first of these variables that is set.
-ENVIRONMENT = {
-    "workspace": ("RETORT_WORKSPACE",),
-    "store": ("RETORT_STORE",),
-    "tracking_uri": ("MLFLOW_TRACKING_URI",),
-    "who": ("RETORT_WHO", "GITHUB_ACTOR"),
-}
+ENVIRONMENT = {"workspace": ["RETORT_WORKSPACE"], "store": ["RETORT_STORE"], "tracking_uri": ["MLFLOW_TRACKING_URI"]}
+ENVIRONMENT["who"] = ["RETORT_WHO", "GITHUB_ACTOR"]
+# What libraries are told that come later, in this process and its children, where the environment does not say.
+LIBRARIES = {"ORT_DISABLE_TELEMETRY": "1"}  # importing onnxruntime starts threads that report to its makers
 
 
 @app.callback()
 def _take_environment(context: typer.Context) -> None:
+    for name, value in LIBRARIES.items():
+        os.environ.setdefault(name, value)
     found = {name: next(filter(None, map(os.environ.get, names)), None) for name, names in ENVIRONMENT.items()}
     told = {name: value for name, value in found.items() if value is not None}
     context.default_map = dict.fromkeys(getattr(context.command, "commands", ()), told)

@@ -1,220 +1,132 @@
-"""HTTP: the routes, and what each failure is answered with.
+"""The ASGI application: finds the route, has the request answered, and makes every failure one line and one count.
 
-POST /classify           {"texts": [...]} -> {"model": {name, version, digest}, "results": [...]}
-POST /tag, /embed        the same for token-classification, for embedding; serving.answers shows the results
-GET  /v2/health/live     the process turns
-GET  /v2/health/ready    a real inference came back just now; 503 from the moment draining begins
-GET  /metrics            Prometheus text
-
-404 the model does another task   413 body too large   422 unreadable or over a limit   408 body too slow
-504 the client's time was up
-503 queue full, with Retry-After   500 the model failed; the reason in one line, never a stack trace
+accepted = ok + client_error + server_error + dropped + expired, for the routes that infer; what load turned away is
+counted apart.
 """
 
 import asyncio
-import contextlib
 import logging
-from collections.abc import AsyncIterator, Callable
-from concurrent.futures import Future
-from dataclasses import dataclass
-from functools import partial
-from typing import Any, cast
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any, Final, Protocol
 
-import orjson
-from prometheus_client import CONTENT_TYPE_LATEST
-from starlette.applications import Starlette
-from starlette.exceptions import HTTPException
-from starlette.requests import ClientDisconnect, Request
-from starlette.responses import Response
-from starlette.routing import Route
+from serving.desk import Desk
+from serving.faults import ClientLeft, Fault, fault_of
+from serving.http import Asked, Reply, Route, Routes, refusal
+from serving.protocols import every_route
+from serving.room import Room
 
-from serving.batcher import Batcher, Done, Expired, Overloaded
-from serving.errors import BadRequest, Failure
-from serving.metrics import Metrics, Outcome
-from serving.models import Models, Served
-from serving.schema import ROUTES, TooLarge, WrongRoute, check_route, check_size, parse_items, parse_timeout_s
-
-_BODY_TIMEOUT_S = 10.0
-_PROBE_TIMEOUT_S = 2.0
+Send = Callable[[Any], Awaitable[None]]
+Receive = Callable[[], Awaitable[Any]]
+_CLOSE: Final = (b"connection", b"close")
 _log = logging.getLogger(__name__)
 
 
-class SlowBody(BadRequest):
-    """The body did not arrive in time."""
+class Guard(Protocol):
+    """Who is let in, and what is written down of each request; security/ has one."""
+
+    def name(self, asked: Asked, /) -> str: ...
+    def require_key(self, asked: Asked, /) -> None: ...
+    def note(self, asked: Asked, /, *, status: int, outcome: str, seconds: float) -> None: ...
 
 
-# The first class that fits decides.
-_ANSWERS: tuple[tuple[type[Exception], int, Outcome], ...] = (
-    (TooLarge, 413, "client_error"),
-    (SlowBody, 408, "client_error"),
-    (WrongRoute, 404, "client_error"),
-    (BadRequest, 422, "client_error"),
-    (Overloaded, 503, "rejected"),
-    (Expired, 504, "expired"),
-    (ClientDisconnect, 499, "dropped"),
-    (Exception, 500, "server_error"),
-)
+class Open:
+    """Everybody is let in, and nothing is written down."""
+
+    def name(self, _: Asked) -> str:
+        """No name of the request's own."""
+        return ""
+
+    def require_key(self, _: Asked) -> None:
+        """Nothing."""
+
+    def note(self, _: Asked, **told: Any) -> None:
+        """Nothing."""
 
 
-@dataclass
-class Service:
-    """What the routes share. `draining` is set once, by the process that stops."""
+class App:
+    """One server's application."""
 
-    models: Models
-    batcher: Batcher[Served]
-    metrics: Metrics
-    draining: bool = False
+    def __init__(
+        self,
+        desk: Desk,
+        *,
+        routes: Sequence[Route],
+        guard: Guard,
+        room: Room | None = None,
+        on_start: Callable[[], None] = lambda: None,
+    ) -> None:
+        self.desk, self._routes, self._guard, self._on_start = desk, Routes(routes), guard, on_start
+        self._room = room or Room()
 
-
-def build(service: Service, *, on_start: Callable[[], None] = lambda: None) -> Starlette:
-    """The ASGI application; `on_start` is called when it is about to take requests."""
-
-    @contextlib.asynccontextmanager
-    async def lifespan(_: Starlette) -> AsyncIterator[None]:
-        on_start()
-        yield
-
-    app = Starlette(
-        routes=[
-            *(Route(path, partial(infer, route=path), methods=["POST"]) for path in sorted(set(ROUTES.values()))),
-            Route("/v2/health/live", live),
-            Route("/v2/health/ready", ready),
-            Route("/metrics", metrics),
-        ],
-        exception_handlers={HTTPException: _refused, Exception: _broken},
-        lifespan=lifespan,
-    )
-    app.state.service = service
-    return app
-
-
-async def infer(request: Request, *, route: str) -> Response:
-    service = _service(request)
-    outcome: Outcome = "dropped"
-    with service.metrics.in_flight.track_inprogress():
+    async def __call__(self, scope: Any, receive: Receive, send: Send) -> None:
+        """Answer one request, or start and stop with the server."""
+        if scope["type"] == "lifespan":
+            await self._live(receive, send)
+            return
+        assert scope["type"] == "http", "the server takes nothing else"
+        asked = Asked(scope, receive, room=self._room)
         try:
-            response, outcome = await _inferred(request, service=service, route=route), "ok"
-        except Exception as error:  # noqa: BLE001 - the edge: whatever went wrong becomes one answer and one count
-            response, outcome = _answer_to(error)
+            reply, outcome = await self._answered(asked)
         finally:
-            service.metrics.count(outcome)
-    if service.draining:
-        response.headers["Connection"] = "close"
-    return response
+            asked.end()
+        self._guard.note(asked, status=reply.status, outcome=outcome, seconds=asked.passed_s)
+        if not asked.left:
+            await self._send(asked, reply, send)
+
+    async def _answered(self, asked: Asked) -> tuple[Reply, str]:
+        """The reply and, of a route that infers, what it counts as."""
+        metrics, infers, outcome = self.desk.metrics, False, ""
+        refuse: Callable[[Fault], Reply] = refusal
+        try:
+            asked.id = self._guard.name(asked)
+            route = self._routes.find(asked.method, asked.path)
+            infers, refuse = route.infers, route.refuse
+            if infers:
+                metrics.in_flight.inc()
+                self.desk.admit()
+            if not route.open:
+                self._guard.require_key(asked)
+            reply, outcome = await route.handler(asked), "ok"
+        except (Exception, asyncio.CancelledError) as error:
+            if isinstance(error, asyncio.CancelledError) and not asked.left:
+                raise  # the server stops: nobody is there to be told
+            fault = fault_of(error)
+            asked.left = asked.left or isinstance(error, ClientLeft)
+            reply, outcome = refuse(fault), fault.outcome
+        finally:
+            if infers:
+                metrics.in_flight.dec()
+                metrics.count(outcome or "dropped")  # type: ignore[arg-type]  # outcomes are of one table
+        return reply, outcome if infers else ""
+
+    async def _send(self, asked: Asked, reply: Reply, send: Send) -> None:
+        headers = [(b"content-type", reply.media), (b"content-length", str(len(reply.body)).encode()), *reply.headers]
+        if asked.id:
+            headers.append((b"x-request-id", asked.id.encode("latin-1")))
+        if self.desk.draining and _CLOSE not in reply.headers:
+            headers.append(_CLOSE)
+        await send({"type": "http.response.start", "status": reply.status, "headers": headers})
+        await send({"type": "http.response.body", "body": b"" if asked.method == "HEAD" else reply.body})
+
+    async def _live(self, receive: Receive, send: Send) -> None:
+        while True:
+            message = await receive()
+            if message["type"] == "lifespan.startup":
+                self._on_start()
+                await send({"type": "lifespan.startup.complete"})
+            elif message["type"] == "lifespan.shutdown":
+                await send({"type": "lifespan.shutdown.complete"})
+                return
 
 
-async def live(_: Request) -> Response:
-    return _json({"live": True})
-
-
-async def ready(request: Request) -> Response:
-    service = _service(request)
-    if service.draining:
-        return _error("the server is draining; send requests elsewhere", status=503)
-    current = service.models.current
-    golden = tuple(current.engine.bundle.golden.items[0])
-    try:
-        await asyncio.wait_for(asyncio.wrap_future(service.batcher.probe([golden])), _PROBE_TIMEOUT_S)
-    except TimeoutError:
-        return _error(f"no inference came back within {_PROBE_TIMEOUT_S:g} s", status=503)
-    except Failure as failure:
-        return _error(str(failure), status=503)
-    return _json({"ready": True, "model": current.identity()})
-
-
-async def metrics(request: Request) -> Response:
-    return Response(_service(request).metrics.text(), media_type=CONTENT_TYPE_LATEST)
-
-
-async def _inferred(request: Request, *, service: Service, route: str) -> Response:
-    expires_s = service.batcher.clock() + parse_timeout_s(request.headers.get("x-request-timeout-ms"))
-    body = await _body(request)
-    spec = service.models.current.spec
-    check_route(route, task=spec.task)
-    items = parse_items(body, spec=spec)
-    done = await _unless_gone(request, service.batcher.submit(items, expires_s=expires_s))
-    served, answer = done.result, done.result.answer
-    check_route(route, task=served.live.spec.task)  # another model may have come while the request waited
-    phases = {"queue_ms": done.queue_ms, "tokenize_ms": answer.tokenize_ms, "infer_ms": answer.infer_ms}
-    service.metrics.observe(**phases)
-    response = _json({"model": served.live.identity(), "results": served.results})
-    timing = (f"{name.removesuffix('_ms')};dur={value:.3f}" for name, value in phases.items())
-    response.headers["Server-Timing"] = ", ".join(timing)
-    return response
-
-
-async def _body(request: Request) -> bytes:
-    """Read the body, but never more of it, nor for longer, than is allowed."""
-    declared = request.headers.get("content-length", "0")
-    check_size(int(declared) if declared.isdigit() else 0)
-    body = bytearray()
-    try:
-        async with asyncio.timeout(_BODY_TIMEOUT_S):
-            async for chunk in request.stream():
-                body += chunk
-                check_size(len(body))
-    except TimeoutError as error:
-        raise SlowBody(f"the body did not arrive within {_BODY_TIMEOUT_S:g} s") from error
-    return bytes(body)
-
-
-async def _unless_gone(request: Request, future: Future[Done[Served]]) -> Done[Served]:
-    """Wait for the answer; cancel the work when the client leaves first."""
-    answer = asyncio.wrap_future(future)
-    gone = asyncio.ensure_future(_disconnected(request))
-    first: set[asyncio.Future[Any]] = {answer, gone}
-    try:
-        await asyncio.wait(first, return_when=asyncio.FIRST_COMPLETED)
-        if not answer.done():
-            raise ClientDisconnect
-        return answer.result()
-    finally:
-        gone.cancel()
-        future.cancel()  # at once: the wrapper's own reaches it only at the loop's next turn, when it may have begun
-        answer.cancel()
-
-
-async def _disconnected(request: Request) -> None:
-    while (await request.receive())["type"] != "http.disconnect":
-        pass
-
-
-def _answer_to(error: Exception) -> tuple[Response, Outcome]:
-    status, outcome = next((status, outcome) for kind, status, outcome in _ANSWERS if isinstance(error, kind))
-    if isinstance(error, Failure):
-        message = str(error)
-    elif status == 500:
-        _log.error("a request failed in an unexpected way", exc_info=error)
-        message = "the server failed on this request; its log says why"
-    else:
-        message = "the client has left"
-    response = _error(message, status=status)
-    if isinstance(error, Overloaded):
-        response.headers["Retry-After"] = str(error.retry_after_s)
-    if isinstance(error, TooLarge | SlowBody):
-        response.headers["Connection"] = "close"  # the rest of the body is not read
-    return response, outcome
-
-
-def _refused(_: Request, error: Exception) -> Response:
-    """A path or method there is none of."""
-    refusal = cast("HTTPException", error)
-    response = _error(refusal.detail, status=refusal.status_code)
-    response.headers.update(refusal.headers or {})
-    return response
-
-
-def _broken(_: Request, error: Exception) -> Response:
-    return _answer_to(error)[0]
-
-
-def _service(request: Request) -> Service:
-    return cast("Service", request.app.state.service)
-
-
-def _error(message: str, *, status: int) -> Response:
-    return _json({"error": message}, status=status)
-
-
-def _json(value: object, *, status: int = 200) -> Response:
-    return Response(orjson.dumps(value), status_code=status, media_type="application/json")
+def build(
+    desk: Desk,
+    *,
+    guard: Guard | None = None,
+    room: Room | None = None,
+    page: bool = True,
+    on_start: Callable[[], None] = lambda: None,
+) -> App:
+    """The application with every protocol, and the page; `room` is what it shares with protocols beside HTTP,
+    `on_start` is called when it is about to take requests."""
+    return App(desk, routes=every_route(desk, page=page), guard=guard or Open(), room=room, on_start=on_start)

@@ -4,22 +4,26 @@ A request that load shedding turned away was never accepted and is counted apart
 """
 
 import math
+import time
 from collections.abc import Callable
-from typing import Literal
+from typing import Final, Literal
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info, ProcessCollector, generate_latest
 
 Outcome = Literal["ok", "client_error", "server_error", "dropped", "expired", "rejected"]
 OUTCOMES: tuple[Outcome, ...] = ("ok", "client_error", "server_error", "dropped", "expired")
-PHASES = ("queue", "tokenize", "infer")
+PHASES = ("queue", "tokenize", "infer", "other")
+KEPT_S: Final = 0.5  # everybody may read /metrics, and the loop answers nobody else while its text is made
 _BUCKETS_S = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0)
 
 
 class Metrics:
     """One registry of its own per server, so that two in one process do not collide."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, clock: Callable[[], float] = time.monotonic) -> None:
         self.registry = CollectorRegistry()
+        self._clock = clock
+        self._text, self._text_until_s = b"", -math.inf
         ProcessCollector(registry=self.registry)
         self._accepted = Counter("retort_requests_accepted", "Requests let in.", registry=self.registry)
         self._outcomes = Counter("retort_requests", "Accepted ones by outcome.", ["outcome"], registry=self.registry)
@@ -35,10 +39,11 @@ class Metrics:
         self._swaps = Counter("retort_model_swaps", "Versions put in service while running.", registry=self.registry)
         self._refused = Counter("retort_model_versions_refused", "Versions quarantined.", registry=self.registry)
         self._registry_up.set(math.nan)
-        for outcome in OUTCOMES:
-            self._outcomes.labels(outcome)
-        for phase in PHASES:
-            self._phases.labels(phase)
+        self._saturation = Gauge(
+            "retort_saturation", "Predicted wait, as a share of the longest allowed.", registry=self.registry
+        )
+        self._outcome = {outcome: self._outcomes.labels(outcome) for outcome in OUTCOMES}  # looked up once: it is slow
+        self._phase = [self._phases.labels(phase) for phase in PHASES]
 
     def count(self, outcome: Outcome) -> None:
         """Close the account of one request."""
@@ -46,16 +51,18 @@ class Metrics:
             self._rejected.inc()
             return
         self._accepted.inc()
-        self._outcomes.labels(outcome).inc()
+        self._outcome[outcome].inc()
 
-    def observe(self, *, queue_ms: float, tokenize_ms: float, infer_ms: float) -> None:
-        for phase, value_ms in zip(PHASES, (queue_ms, tokenize_ms, infer_ms), strict=True):
-            self._phases.labels(phase).observe(value_ms / 1e3)
+    def observe(self, *, queue_ms: float, tokenize_ms: float, infer_ms: float, other_ms: float) -> None:
+        """The phases of a request that was answered; `other_ms` is all that is neither of the three."""
+        for phase, value_ms in zip(self._phase, (queue_ms, tokenize_ms, infer_ms, other_ms), strict=True):
+            phase.observe(value_ms / 1e3)
 
-    def watch_queue(self, length: Callable[[], int], *, limit: int) -> None:
-        """Read the queue's length when asked; length / limit is the saturation to scale on."""
+    def watch_queue(self, length: Callable[[], int], *, limit: int, saturation: Callable[[], float]) -> None:
+        """Read the queue's length and how near it is to refusing when asked; the latter is what to scale on."""
         self._queue.set_function(length)
         self._queue_limit.set(limit)
+        self._saturation.set_function(saturation)
 
     def serving(self, *, name: str, version: str, digest: str) -> None:
         self._model.info({"name": name, "version": version, "digest": digest})
@@ -70,4 +77,8 @@ class Metrics:
         self._refused.inc()
 
     def text(self) -> bytes:
-        return generate_latest(self.registry)
+        """All of it for Prometheus, as it was at most KEPT_S ago."""
+        if self._clock() >= self._text_until_s:
+            self._text = generate_latest(self.registry)
+            self._text_until_s = self._clock() + KEPT_S
+        return self._text

@@ -1,174 +1,199 @@
 """The process: take the port, load the model, serve, and on SIGTERM drain and return.
 
-uvicorn runs in a thread and the main thread waits for signals. uvicorn's own handlers would end the process by the
-signal that stopped it, which as PID 1 does not even work; here a drained server returns, and the process exits with 0.
+On the first SIGTERM or SIGINT /v2/health/ready says 503 at once, and all else is served on for `drain_s`. Then nobody
+is let in, what is under way is finished, and the process ends with 0. A second signal ends it at once. The handlers are
+our own: as PID 1 a process has no default ones.
 """
 
 import contextlib
-import errno
+import gc
 import logging
+import os
 import signal
 import socket
 import sys
-import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
-from pathlib import Path
-from queue import SimpleQueue
+from queue import Empty, SimpleQueue
+from typing import TYPE_CHECKING, Any, Final
 
-import uvicorn
-
-from serving.app import Service, build
+from serving.alarm import Thresholds
+from serving.app import build
 from serving.batcher import Batcher
-from serving.choosing import choose_setting, succeeding_setting
-from serving.errors import BadRequest, Transient
+from serving.connection_metrics import ConnectionMetrics
+from serving.connections import Connections
+from serving.desk import Desk
+from serving.exchange import App
+from serving.following import Followed, Following, build_following
+from serving.front import TURN_S, Front
+from serving.heads import Limits
+from serving.listening import address_of, allow_files, bind, listen
 from serving.metrics import Metrics
-from serving.models import Follower, Live, Models, load
-from serving.registry import find_version, is_followed, resolve
+from serving.models import Live, Served
+from serving.options import Options
+from serving.room import Room
+from serving.security.given import keeping
+from serving.security.guard import Guard
+from serving.security.keys import Keys
+from serving.security.notes import Requests
 
-BACKLOG = 128
-POLL_S = 5.0
-_KEEP_ALIVE_S = 65
-_FINISH_S = 30
-_SIGTERM_EXIT = 143
+if TYPE_CHECKING:
+    from serving.tracing import Tracer
+
+SWITCH_S: Final = 0.0005
+_COLLECT_AFTER: Final = (10_000, 20, 50)  # objects, and then so many of the smaller collections
 _log = logging.getLogger(__name__)
 
 
-def run(
-    source: str,
-    *,
-    host: str,
-    port: int,
-    tracking_uri: str | None,
-    cache: Path,
-    threads: int | None,
-    queue: int,
-    drain_s: float = 0.0,
-    key: Path | None = None,
-) -> None:
-    """Serve `source` until SIGTERM or SIGINT; `drain_s` is how long requests are still taken after the signal. With a
-    public `key` only versions that its owner signed are served, later ones too.
-
-    Told `threads`, one session has them; else the bundle's tuning for this machine decides, or a calibration.
+def run(options: Options) -> None:
+    """Serve until SIGTERM or SIGINT.
 
     Raises:
-        Failure: the port, the source or the model is not fit; nothing was served.
+        Failure: the port, the keys, the source or the model is not fit; nothing was served.
     """
-    _stop_at_once_on_sigterm()
-    with bind(host, port) as listener:
-        resolved = resolve(source, tracking_uri=tracking_uri, cache=cache, key=key)
-        models = Models(load(resolved, choose=partial(choose_setting, threads=threads)))
+    with contextlib.ExitStack() as stack:
+        listener = stack.enter_context(bind(options.host, options.port))
+        guard = stack.enter_context(_guard(options))
         metrics = Metrics()
-        metrics.serving(**models.current.identity())
-
-        def fetch(version: str) -> Live:
-            found = resolve(f"models:/{resolved.name}/{version}", tracking_uri=tracking_uri, cache=cache, key=key)
-            return load(found, choose=partial(succeeding_setting, threads=threads, current=models.current.setting))
-
-        find = partial(find_version, source, tracking_uri=tracking_uri)
-        follower = Follower(models, find=find, fetch=fetch, observer=metrics, interval_s=POLL_S)
-        with _service(models, metrics=metrics, queue=queue) as service:
-            if is_followed(source):
-                metrics.registry_is_up(True)
-                follower.start()
-            _serve(service, listener=listener, drain_s=drain_s)
-            follower.stop()
+        following = build_following(_followed(options), metrics=metrics)
+        desk = stack.enter_context(_desk(following, metrics=metrics, options=options))
+        tracer = stack.enter_context(_tracer(options))
+        _serve(desk, listener=listener, guard=guard, tracer=tracer, options=options)
 
 
-def bind(host: str, port: int) -> socket.socket:
-    """Take the port without listening yet.
-
-    Raises:
-        Transient: somebody else has it.
-        BadRequest: it cannot be had here at all.
-    """
-    way_out = "choose another with --port, or 0 for any that is free"
-    listener = None
-    try:
-        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-        listener = socket.socket(family, kind, protocol)
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind(address)
-    except (OSError, OverflowError) as error:
-        if listener is not None:
-            listener.close()
-        if isinstance(error, OSError) and error.errno == errno.EADDRINUSE:
-            raise Transient(f"port {port} on {host} is taken; stop what holds it, or {way_out}") from error
-        raise BadRequest(f"port {port} on {host} cannot be used: {error}; {way_out}") from error
-    return listener
+def _followed(options: Options) -> Followed:
+    alarm = Thresholds(
+        share=options.rollback_share / 100, requests=options.rollback_requests, window_s=options.rollback_window_s
+    )
+    told = {name: getattr(options, name) for name in ("source", "tracking_uri", "cache", "key", "threads")}
+    return Followed(**told, canary=options.canary, shadow=options.shadow, alarm=alarm)
 
 
 @contextlib.contextmanager
-def _service(models: Models, *, metrics: Metrics, queue: int) -> Iterator[Service]:
-    """The executors stay when another version comes: `succeeding_setting` keeps to their number."""
-    batcher = Batcher(models.answer, executors=models.current.setting.executors, limit=queue)
-    metrics.watch_queue(lambda: batcher.waiting, limit=queue)
+def _guard(options: Options) -> Iterator[Guard]:
+    requests = Requests(every=options.access_log)
+    if options.api_keys is None:
+        yield Guard(keys=None, requests=requests)
+        return
+    keys = Keys(options.api_keys)
+    keys.start()
     try:
-        yield Service(models=models, batcher=batcher, metrics=metrics)
+        yield Guard(keys=keys, requests=requests)
     finally:
+        keys.stop()
+
+
+@contextlib.contextmanager
+def _tracer(options: Options) -> Iterator["Tracer | None"]:
+    if not options.traces:
+        yield None
+        return
+    from serving.tracing import Tracer
+
+    tracer = Tracer()
+    try:
+        yield tracer
+    finally:
+        tracer.close()
+
+
+@contextlib.contextmanager
+def _desk(following: Following, *, metrics: Metrics, options: Options) -> Iterator[Desk]:
+    """The executors stay when another version comes: `succeeding_setting` keeps to their number."""
+    live = following.models.current
+    batcher: Batcher[Served] = Batcher(
+        following.models.answer_jobs,
+        executors=live.setting.executors,
+        limit=options.queue,
+        costs=live.costs,
+        max_wait_s=None if options.max_wait_ms is None else options.max_wait_ms / 1e3,
+    )
+    metrics.watch_queue(lambda: batcher.waiting, limit=options.queue, saturation=lambda: batcher.queue.saturation)
+    try:
+        router, state = following.join(batcher), following.state
+        desk = Desk(following.models, batcher, metrics, router=router, following=state)
+        following.start()
+        yield desk
+    finally:
+        following.stop()
         batcher.close()
 
 
-def _serve(service: Service, *, listener: socket.socket, drain_s: float) -> None:
+def _serve(desk: Desk, *, listener: socket.socket, guard: Guard, tracer: "Tracer | None", options: Options) -> None:
     events: SimpleQueue[str] = SimpleQueue()  # its put is safe inside a signal handler
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda received, _: events.put(signal.Signals(received).name))
-    _listen(listener)
-    app = build(service, on_start=lambda: _announce(service.models.current, listener))
-    config = uvicorn.Config(
-        app,
-        loop="uvloop",
-        http="httptools",
-        lifespan="on",
-        log_config=None,
-        log_level="warning",
-        access_log=False,
-        server_header=False,
-        proxy_headers=False,
-        backlog=BACKLOG,
-        timeout_keep_alive=_KEEP_ALIVE_S,
-        timeout_graceful_shutdown=_FINISH_S,
+    _hear(events.put)
+    listen(listener)
+    allow_files(options.max_connections)
+    room = Room()
+    app: App = build(desk, guard=guard, room=room, page=options.page)
+    if tracer is not None:
+        app = tracer.traced(app)
+    counted = ConnectionMetrics(desk.metrics.registry)
+    connections = Connections(
+        keeping(app) if options.log_texts else app,
+        limits=Limits(connections=options.max_connections),
+        refused=counted.refused,
     )
-    server = uvicorn.Server(config)
-    failures: list[BaseException] = []
-    thread = threading.Thread(target=_run, args=(server, listener, events, failures), name="http")
-    thread.start()
-    _log.info("stopping: %s", events.get())
-    service.draining = True
-    thread.join(drain_s)  # requests are still taken
-    server.should_exit = True
-    thread.join()
-    for failure in failures:
-        raise failure
+    counted.watch(lambda: len(connections))
+    grpc = partial(_start_grpc, desk, guard=guard, tracer=tracer, room=room, options=options)
+    front = Front(
+        connections,
+        listener=listener,
+        others=grpc if options.grpc_port is not None else None,
+        ready=partial(_announce, desk.models.current, listener),
+        ended=partial(events.put, "the HTTP thread ended"),
+    )
+    _settle_down()
+    front.start()
+    _log.info("stopping: %s", _next(events))
+    desk.draining = True
+    front.join(options.drain_s)  # requests are still taken
+    front.stop()
+    front.join()
 
 
-def _run(
-    server: uvicorn.Server, listener: socket.socket, events: "SimpleQueue[str]", failures: list[BaseException]
-) -> None:
-    try:
-        server.run(sockets=[listener])
-    except BaseException as error:  # noqa: BLE001 - handed to the main thread, which raises it
-        failures.append(error)
-    finally:
-        events.put("the HTTP thread ended")
+def _next(events: "SimpleQueue[str]") -> str:
+    """Wait, in turns: Python calls a signal's handler between two instructions of the main thread, and a signal that
+    comes just before a wait, or to another thread, does not end that wait."""
+    while True:
+        with contextlib.suppress(Empty):
+            return events.get(timeout=TURN_S)
 
 
-def _listen(listener: socket.socket) -> None:
-    try:
-        listener.listen(BACKLOG)
-    except OSError as error:
-        host, port = listener.getsockname()[:2]
-        raise Transient(f"port {port} on {host} was taken meanwhile; choose another with --port") from error
+def _hear(told: Callable[[str], None]) -> None:
+    """Tell of the first SIGTERM or SIGINT; at the second one the process ends, whatever it is doing."""
+    heard: list[int] = []
+
+    def hear(number: int, _: Any) -> None:
+        if heard:
+            os.write(2, f"ended at once by a second signal ({signal.Signals(number).name})\n".encode())
+            os._exit(128 + number)
+        heard.append(number)
+        told(signal.Signals(number).name)
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, hear)
+
+
+def _settle_down() -> None:
+    """What was loaded stays: looking at it again takes the collector tens of milliseconds, in which nobody is answered;
+    what requests leave behind is little, and takes it well under one. And an executor that is in Python lets the loop
+    go on after SWITCH_S; Python's own 5 ms would be longer than many an answer takes."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(*_COLLECT_AFTER)
+    sys.setswitchinterval(SWITCH_S)
+
+
+async def _start_grpc(desk: Desk, *, guard: Guard, tracer: "Tracer | None", room: Room, options: Options) -> Any:
+    from serving.protocols.grpc_server import start_grpc
+
+    host, port = options.host, options.grpc_port or 0
+    started = await start_grpc(desk, host=host, port=port, guard=guard, tracer=tracer, room=room)
+    _log.info("gRPC on port %d", started.port)
+    return started
 
 
 def _announce(live: Live, listener: socket.socket) -> None:
-    host, port = listener.getsockname()[:2]
-    shown = f"[{host}]" if ":" in host else host
-    print(
-        f"serving {live.name} version {live.version} (digest {live.digest[:12]}) on http://{shown}:{port}", flush=True
-    )
-
-
-def _stop_at_once_on_sigterm() -> None:
-    """Until requests are taken there is nothing to drain; as PID 1 the default would be to ignore the signal."""
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(_SIGTERM_EXIT))
+    told = f"serving {live.name} version {live.version} (digest {live.digest[:12]}) on {address_of(listener)}"
+    print(told, flush=True)

@@ -23,7 +23,7 @@ def test_every_outcome_and_phase_is_shown_before_it_happens() -> None:
 
 def test_phases_fall_into_buckets_from_a_tenth_of_a_millisecond() -> None:
     metrics = Metrics()
-    metrics.observe(queue_ms=0.05, tokenize_ms=0.2, infer_ms=99.0)
+    metrics.observe(queue_ms=0.05, tokenize_ms=0.2, infer_ms=99.0, other_ms=0.3)
 
     def within(phase: str, le: str) -> float | None:
         return metrics.registry.get_sample_value("retort_phase_seconds_bucket", {"phase": phase, "le": le})
@@ -31,13 +31,15 @@ def test_phases_fall_into_buckets_from_a_tenth_of_a_millisecond() -> None:
     assert within("queue", "0.0001") == 1
     assert (within("tokenize", "0.0001"), within("tokenize", "0.00025")) == (0, 1)
     assert (within("infer", "0.05"), within("infer", "0.1")) == (0, 1)
+    assert (within("other", "0.00025"), within("other", "0.0005")) == (0, 1)
 
 
 def test_the_queue_is_read_when_asked() -> None:
     metrics = Metrics()
     queue = ["a"]
-    metrics.watch_queue(lambda: len(queue), limit=7)
+    metrics.watch_queue(lambda: len(queue), limit=7, saturation=lambda: len(queue) / 4)
     queue.append("b")
+    assert metrics.registry.get_sample_value("retort_saturation") == 0.5
     assert metrics.registry.get_sample_value("retort_queue_length") == 2
     assert metrics.registry.get_sample_value("retort_queue_limit") == 7
 
@@ -58,6 +60,17 @@ def test_the_registry_is_unknown_until_it_was_asked() -> None:
     assert before is not None
     assert math.isnan(before)
     assert metrics.registry.get_sample_value("retort_registry_up") == 0
+
+
+def test_the_text_is_made_at_most_every_half_second() -> None:
+    now_s = [0.0]
+    metrics = Metrics(clock=lambda: now_s[0])
+    first = metrics.text()
+    metrics.count("ok")
+    now_s[0] = 0.4
+    assert metrics.text() is first
+    now_s[0] = 0.5
+    assert b"retort_requests_accepted_total 1.0" in metrics.text()
 
 
 def test_two_servers_in_one_process_count_apart() -> None:

@@ -12,59 +12,18 @@ import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
 
 import httpx
 import pytest
 from fakes import tiny_bundle, tuning_of
+from served import GOOD, WAIT_S, Running, running
 
 from serving.bundle import Bundle
 from serving.errors import BadRequest, Transient
+from serving.listening import bind
 from serving.machine import machine_identity
-from serving.server import bind
 from serving.tuning import Setting, write_tuning
-
-GOOD = {"texts": ["good"]}
-WAIT_S = 30
-
-
-@dataclass
-class Running:
-    """A server that has said it is ready."""
-
-    process: "subprocess.Popen[str]"
-    line: str
-    url: str
-    errors: Path
-
-    def stop(self) -> int:
-        self.process.send_signal(signal.SIGTERM)
-        return self.process.wait(WAIT_S)
-
-    def raw(self, data: bytes) -> bytes:
-        """Send bytes as they are, and read until the server closes or has answered once."""
-        host, port = self.url.removeprefix("http://").split(":")
-        with socket.create_connection((host, int(port)), timeout=WAIT_S) as connection:
-            connection.sendall(data)
-            return connection.recv(65536)
-
-
-@contextlib.contextmanager
-def running(
-    source: Path, *options: str, before: tuple[str, ...] = (), threads: tuple[str, ...] = ("--threads", "1")
-) -> Iterator[Running]:
-    errors = source.parent / f"{source.name}.err"
-    command = [*before, sys.executable, "-m", "serving", str(source), "--port", "0", *threads, *options]
-    with errors.open("w") as err, subprocess.Popen(command, stdout=subprocess.PIPE, stderr=err, text=True) as process:
-        try:
-            assert process.stdout is not None
-            line = process.stdout.readline()
-            assert line, errors.read_text()
-            yield Running(process=process, line=line, url=line.split(" on ")[1].strip(), errors=errors)
-        finally:
-            if process.poll() is None:
-                process.kill()
 
 
 @pytest.fixture(scope="module")
@@ -213,7 +172,7 @@ def test_sigterm_under_load_answers_everything_that_was_asked_before(tmp_path: P
             statuses.append(httpx.post(f"{server.url}/classify", json=GOOD, timeout=WAIT_S).status_code)
         return statuses
 
-    with running(slow.path, "--drain-s", "1") as server, ThreadPoolExecutor(4) as pool:
+    with running(slow.path, "--drain-s", "3", "--max-wait-ms", "20000") as server, ThreadPoolExecutor(4) as pool:
         clients = [pool.submit(ask, server) for _ in range(4)]
         time.sleep(0.5)
         server.process.send_signal(signal.SIGTERM)
@@ -229,26 +188,34 @@ def test_sigterm_under_load_answers_everything_that_was_asked_before(tmp_path: P
     assert set(statuses) == {200}
 
 
-def test_a_request_in_flight_at_the_end_is_finished(tmp_path: Path) -> None:
-    slow = tiny_bundle(tmp_path / "slow", work=1000)
-    with running(slow.path) as server, ThreadPoolExecutor(1) as pool:
-        texts = {"texts": ["good"] * 30}
-        answer = pool.submit(httpx.post, f"{server.url}/classify", json=texts, timeout=WAIT_S)
-        while "retort_requests_in_flight 1.0" not in httpx.get(f"{server.url}/metrics").text:
-            time.sleep(0.01)
-        assert server.stop() == 0
-        assert len(answer.result(WAIT_S).json()["results"]) == 30
+def test_what_was_sent_before_the_signal_is_answered_though_it_was_not_read_yet(tmp_path: Path) -> None:
+    slow = tiny_bundle(tmp_path / "slow", work=1500)
+    body = json.dumps({"texts": ["good"] * 30}).encode()
+    asked = b"POST /classify HTTP/1.1\r\nHost: here\r\nContent-Length: %d\r\n\r\n%b" % (len(body), body)
+    with running(slow.path, "--max-wait-ms", "20000") as server, contextlib.ExitStack() as stack:
+        clients = [stack.enter_context(server.connect()) for _ in range(10)]
+        for client in clients:
+            client.sendall(asked)
+        server.process.send_signal(signal.SIGTERM)
+        answers = [b"".join(iter(lambda client=client: client.recv(65536), b"")) for client in clients]  # type: ignore[misc]
+        assert server.process.wait(WAIT_S) == 0
+    assert [answer.split(b"\r\n")[0] for answer in answers] == [b"HTTP/1.1 200 OK"] * 10
+    assert [answer.count(b'"label"') for answer in answers] == [30] * 10
+    assert all(b"connection: close\r\n" in answer for answer in answers)
 
 
 def test_a_client_that_leaves_is_counted_as_dropped_and_the_server_goes_on(tmp_path: Path) -> None:
-    slow = tiny_bundle(tmp_path / "slow", work=1000)
-    with running(slow.path) as server:
-        with pytest.raises(httpx.ReadTimeout):
-            httpx.post(f"{server.url}/classify", json={"texts": ["good"] * 30}, timeout=0.2)
+    slow = tiny_bundle(tmp_path / "slow", work=1500)
+    with running(slow.path, "--max-wait-ms", "20000") as server:
+        body = b'{"texts": ["good"]}'
+        head = b"POST /classify HTTP/1.1\r\nHost: here\r\nContent-Length: %d\r\n\r\n" % len(body)
+        with server.connect() as first, server.connect() as second:
+            first.sendall(head + body)
+            second.sendall(head + body)
+            time.sleep(0.01)
         assert httpx.post(f"{server.url}/classify", json=GOOD, timeout=WAIT_S).status_code == 200
-        text = httpx.get(f"{server.url}/metrics").text
-        assert 'retort_requests_total{outcome="dropped"} 1.0' in text
-        assert "retort_requests_accepted_total 2.0" in text
+        assert server.metric('retort_requests_total{outcome="dropped"}') == 2.0
+        assert server.metric("retort_requests_accepted_total") == 3.0
 
 
 UNSHARE = ("unshare", "--fork", "--pid", "--kill-child")
@@ -279,7 +246,9 @@ def test_the_alias_is_followed_by_the_running_server(tmp_path: Path) -> None:
     script.write_text(
         "import sys, json\n"
         "from pathlib import Path\n"
-        "import serving.server as server\n"
+        "import serving.following as following\n"
+        "from serving.options import Options\n"
+        "from serving.server import run\n"
         "from serving.registry import Resolved\n"
         "from serving.bundle import read_bundle\n"
         "root = Path(sys.argv[1])\n"
@@ -287,8 +256,8 @@ def test_the_alias_is_followed_by_the_running_server(tmp_path: Path) -> None:
         "def resolve(source, **_):\n"
         "    version = find(source) if '@' in source else source.split('/')[-1]\n"
         "    return Resolved(root / version, 'm', version, read_bundle(root / version).digest)\n"
-        "server.find_version, server.resolve, server.POLL_S = find, resolve, 0.05\n"
-        "server.run('models:/m@champion', host='127.0.0.1', port=0, tracking_uri='x', cache=root, threads=1, queue=4)\n"
+        "following.find_version, following.resolve, following.POLL_S = find, resolve, 0.05\n"
+        "run(Options(source='models:/m@champion', port=0, tracking_uri='x', cache=root, threads=1))\n"
     )
     process = subprocess.Popen([sys.executable, str(script), str(tmp_path)], stdout=subprocess.PIPE, text=True)
     with process:
@@ -303,3 +272,135 @@ def test_the_alias_is_followed_by_the_running_server(tmp_path: Path) -> None:
         assert process.wait(WAIT_S) == 0
     assert body["model"]["digest"] == second.digest != first.digest
     assert body["results"][0]["label"] == "negative"
+
+
+LOADING_FOR_EVER = """
+import sys
+from pathlib import Path
+import onnxruntime
+import serving.following as following
+from serving.__main__ import serve
+from serving.bundle import read_bundle
+from serving.registry import Resolved
+root = Path(sys.argv[1])
+
+def resolve(source, **_):
+    version = find() if "@" in source else source.split("/")[-1]
+    while version == "2":
+        (root / "loading").touch()
+        onnxruntime.InferenceSession(root / "2" / "model.onnx")
+    return Resolved(root / version, "m", version, read_bundle(root / version).digest)
+
+def find(*_, **__):
+    return (root / "alias").read_text()
+
+following.find_version, following.resolve, following.POLL_S = find, resolve, 0.05
+serve("models:/m@champion", port=0, tracking_uri="x", cache=root, threads=1)
+"""
+
+
+def test_a_sigterm_while_another_version_is_loaded_ends_with_0(tmp_path: Path) -> None:
+    for version in ("1", "2"):
+        tiny_bundle(tmp_path / version)
+    alias = tmp_path / "alias"
+    alias.write_text("1")
+    with subprocess.Popen(
+        [sys.executable, "-c", LOADING_FOR_EVER, str(tmp_path)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline().startswith("serving m version 1 ")
+        alias.write_text("2")
+        deadline = time.monotonic() + WAIT_S
+        while not (tmp_path / "loading").exists():
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        process.send_signal(signal.SIGTERM)
+        _, errors = process.communicate(timeout=WAIT_S)
+    assert process.returncode == 0
+    assert errors.endswith(" INFO serving.server stopping: SIGTERM\n"), "the log is written to its end"
+
+
+COMPUTING_FOR_EVER = """
+import sys
+from pathlib import Path
+import onnxruntime
+from serving.__main__ import serve
+from serving.models import Models
+
+def answer_jobs(self, lane, jobs):
+    while True:
+        onnxruntime.InferenceSession(Path(sys.argv[1], "model.onnx"))
+
+Models.answer_jobs = answer_jobs
+serve(sys.argv[1], cache=Path("none"), port=0, threads=1)
+"""
+
+
+def test_an_executor_that_never_ends_does_not_keep_it_from_ending_with_0(bundle: Bundle) -> None:
+    command = [sys.executable, "-c", COMPUTING_FOR_EVER, str(bundle.path)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stdout is not None
+            url = process.stdout.readline().split(" on ")[1].strip()
+            with pytest.raises(httpx.ReadTimeout):
+                httpx.post(f"{url}/classify", json=GOOD, timeout=0.3)
+            process.send_signal(signal.SIGTERM)
+            assert process.wait(WAIT_S) == 0
+        finally:
+            process.kill()
+
+
+SIGNALLED_ELSEWHERE = """
+import signal, sys, threading, time
+from pathlib import Path
+threading.Thread(target=time.sleep, args=(60,), daemon=True).start()
+signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})  # of this thread and those it starts
+from serving.options import Options
+from serving.server import run
+run(Options(source=sys.argv[1], cache=Path("none"), port=0, threads=1))
+"""
+
+
+def test_a_signal_that_does_not_wake_the_main_thread_is_heard(bundle: Bundle) -> None:
+    """As one that comes just before it waits."""
+    command = [sys.executable, "-c", SIGNALLED_ELSEWHERE, str(bundle.path)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stdout is not None
+            assert process.stdout.readline().startswith("serving tiny ")
+            time.sleep(0.3)
+            process.send_signal(signal.SIGTERM)
+            assert process.wait(10) == 0
+        finally:
+            process.kill()
+
+
+def test_what_was_loaded_is_kept_from_the_garbage_collector_and_threads_take_short_turns() -> None:
+    asking = (
+        "import gc, sys; from serving.server import _settle_down\n"
+        "_settle_down(); print(gc.get_freeze_count() > 10_000, len(gc.get_objects()) < 1000, sys.getswitchinterval())"
+    )
+    told = subprocess.run([sys.executable, "-c", asking], capture_output=True, text=True, timeout=WAIT_S, check=True)
+    assert told.stdout == "True True 0.0005\n"
+
+
+def test_grpc_is_served_beside_and_ends_with_it(bundle: Bundle) -> None:
+    with running(bundle.path, "--grpc-port", "0") as server:
+        (port,) = re.findall(r"gRPC on port (\d+)", server.errors.read_text())
+        with socket.create_connection(("127.0.0.1", int(port)), timeout=WAIT_S) as connection:
+            assert connection.recv(9)[3:4] == b"\x04"  # the settings frame of HTTP/2
+        assert server.stop() == 0
+
+
+def test_a_port_for_grpc_that_is_taken_ends_with_75(bundle: Bundle) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as holder:
+        port = str(holder.getsockname()[1])
+        command = [sys.executable, "-m", "serving", str(bundle.path), "--port", "0", "--grpc-port", port]
+        ended = subprocess.run(command, capture_output=True, text=True, timeout=WAIT_S, check=False)
+    way_out = "stop what holds it, or choose another with --grpc-port, or 0 for any that is free"
+    last = ended.stderr.splitlines()[-1]
+    assert (ended.returncode, ended.stdout) == (75, "")
+    assert last == f"error: port {port} on 127.0.0.1 cannot be had for gRPC; {way_out}"
