@@ -17,6 +17,11 @@ _RELEVANT = re.compile(r"avx2|avx512\w*|avx_vnni\w*|amx_\w+|bf16|i8mm|asimddp|sv
 _MODEL = re.compile(r"^(?:model name|Hardware|CPU part)\s*:\s*(.*)$", re.MULTILINE)
 _CORE = re.compile(r"^processor\s*:", re.MULTILINE)
 _AVAILABLE = re.compile(r"^MemAvailable:\s+(\d+) kB$", re.MULTILINE)
+# What the kernel gives back when it is asked for memory: files it has read, of a cgroup and those below it.
+_CACHED = (
+    re.compile(r"^total_(?:in)?active_file (\d+)$", re.MULTILINE),  # version 1, which has its own alone beside it
+    re.compile(r"^(?:in)?active_file (\d+)$", re.MULTILINE),
+)
 _NO_LIMIT = 2**60  # version 1 writes "no limit" as a number near 2**63
 
 
@@ -54,7 +59,13 @@ def _left_by_cgroups(root: Path) -> Iterator[int]:
     for folder, limit in memory_limits(root):
         used = read_text(folder / "memory.current") or read_text(folder / "memory.usage_in_bytes")
         if used.isdigit():
-            yield max(0, limit - int(used))
+            yield max(0, limit - max(0, int(used) - _cached_bytes(folder)))
+
+
+def _cached_bytes(folder: Path) -> int:
+    """Of what a cgroup uses, the files that were read or written: a version just fetched counts for nothing."""
+    stat = read_text(folder / "memory.stat")
+    return next((sum(map(int, found)) for words in _CACHED if (found := words.findall(stat))), 0)
 
 
 def memory_limits(root: Path = ROOT) -> Iterator[tuple[Path, int]]:

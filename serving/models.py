@@ -1,39 +1,56 @@
-"""The models in memory: loading one, holding the one that answers, and following an alias to the next.
+"""The models in memory: loading one, and holding those that answer.
 
 A version is loaded, warmed and checked against its golden inputs before the one reference that each request reads is
 replaced; whatever fails on the way, the old version keeps serving.
 """
 
+import hashlib
 import logging
-import random
-import threading
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Protocol
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
 
 import msgspec
 
 from serving.answers import results
-from serving.bundle import Bundle, Item, ServingSpec, read_bundle
-from serving.cpu import usable_threads
-from serving.engine import Answer
-from serving.errors import BadArtifact, BadRequest, Transient
+from serving.bundle import Bundle, ServingSpec, read_bundle
+from serving.choosing import COPIES, where_pays
+from serving.costs import Costs, calibrated
+from serving.cpu import ROOT, usable_threads
+from serving.engine import Answer, Given
+from serving.errors import BadArtifact, BadRequest
 from serving.instances import Instances, Varies, open_instances
+from serving.machine import available_bytes
 from serving.registry import Resolved
+from serving.tallies import Tally
 from serving.tuning import Alone, Setting, plain
 
 Choose = Callable[[Bundle], Setting]
+PROBE: Final = "probe"  # the lane of who only asks whether the model in service lives: no client's requests
+_IDS: Final = "ids of "  # and a vocabulary: the lane of token ids for the model in service
 _log = logging.getLogger(__name__)
+
+
+class NoMemory(BadArtifact):
+    """The bundle is larger than the memory that is left."""
 
 
 @dataclass(frozen=True)
 class Live:
-    """A loaded model and its name; answers carry it."""
+    """A loaded model and its name, which answers carry; what its calls cost, and what it has done so far. `files` is as
+    the registry has it, for who would load it again; `memory_bytes` is about what it takes; models of one `vocabulary`
+    have the same tokenizer."""
 
     engine: Instances
     name: str
     version: str
     digest: str
+    costs: Costs
+    files: str | None = None
+    memory_bytes: int = 0
+    vocabulary: str = ""
+    tally: Tally = field(default_factory=Tally, compare=False, repr=False)
 
     @property
     def setting(self) -> Setting:
@@ -55,122 +72,166 @@ class Served:
     results: list[dict[str, object]]
     live: Live
 
+    @property
+    def took_ms(self) -> float:
+        """Its own phases; that it waited is no model's fault."""
+        return self.answer.tokenize_ms + self.answer.infer_ms
+
+
+Failed = Callable[[Live, Sequence[Sequence[Given]]], None]
+
 
 class Models:
-    """Holds the model that answers now; replacing one reference is the whole swap."""
+    """Holds the models that answer now, one a lane; replacing one reference is the whole swap.
+
+    The lane "" has the model in service, `current`; another lane may have none, and is answered by that. So are the
+    lane PROBE, which is in no tally, and `ids_lane`. `on_failed` is told of requests that a model failed on, in the
+    thread that computed them.
+    """
 
     def __init__(self, live: Live) -> None:
         self.current = live
+        self.on_failed: Failed = lambda *_: None
+        self._others: dict[str, Live] = {}
 
-    def answer(self, items: Sequence[Item]) -> Served:
-        """Called by the executors, so that wording a long answer does not hold up the thread that talks HTTP."""
-        live = self.current
-        answer = live.engine.answer(items)
-        told = results(answer.scores, spec=live.spec, items=items, offsets=answer.offsets)
-        return Served(answer=answer, results=told, live=live)
+    def at(self, lane: str) -> Live | None:
+        """The lane's own model."""
+        return self._others.get(lane) if lane else self.current
+
+    def put(self, lane: str, live: Live | None) -> None:
+        """Have `live` answer a lane from now on; None: the lane has no model of its own any more."""
+        if not lane:
+            assert live is not None, "there is always a model in service"
+            self.current = live
+        elif live is None:
+            self._others.pop(lane, None)
+        else:
+            self._others[lane] = live
+
+    def of(self, lane: str) -> Live:
+        """The model that answers a lane's requests; read once a batch, so that no batch is of two."""
+        return self._others.get(lane, self.current) if lane else self.current
+
+    def answer(self, items: Sequence[Given]) -> Served:
+        """One request by itself; raises what it failed with."""
+        (outcome,) = self.answer_jobs("", [items])
+        if isinstance(outcome, Exception):
+            raise outcome
+        return outcome
+
+    def answer_jobs(self, lane: str, jobs: Sequence[Sequence[Given]]) -> list[Served | Exception]:
+        """Called by the executors, so that wording a long answer does not hold up the thread that talks HTTP.
+
+        Raises:
+            Exception: the call for several failed; each may be asked for by itself, and is counted then.
+        """
+        live = self.of(lane)
+        try:
+            outcomes = _outcomes(live, jobs) if _reads(live, lane) else _read_for_another(live, count=len(jobs))
+        except Exception as error:
+            if len(jobs) > 1:
+                raise
+            outcomes = [error]
+        if lane != PROBE:
+            self._count(live, jobs, outcomes)
+        return outcomes
+
+    def _count(self, live: Live, jobs: Sequence[Sequence[Given]], outcomes: Sequence[Served | Exception]) -> None:
+        times_ms = [each.took_ms for each in outcomes if isinstance(each, Served)]
+        if len(times_ms) == len(outcomes):
+            live.tally.add(times_ms)
+            return
+        failed = [job for job, outcome in zip(jobs, outcomes, strict=True) if _is_own_fault(outcome)]
+        live.tally.add(times_ms, errors=len(failed), refused=len(jobs) - len(times_ms) - len(failed))
+        if failed:
+            self.on_failed(live, failed)
 
 
-class Observer(Protocol):
-    """What a follower reports; serving.metrics.Metrics is one."""
+def _outcomes(live: Live, jobs: Sequence[Sequence[Given]]) -> list[Served | Exception]:
+    outcomes = live.engine.answer_jobs(jobs, packing=live.costs)
+    return [
+        outcome if isinstance(outcome, Exception) else _served(live, items, outcome)
+        for items, outcome in zip(jobs, outcomes, strict=True)
+    ]
 
-    def registry_is_up(self, reachable: bool) -> None: ...
-    def serving(self, *, name: str, version: str, digest: str) -> None: ...
-    def swapped(self) -> None: ...
-    def refused(self) -> None: ...
+
+def ids_lane(live: Live) -> str:
+    """The lane of token ids that were read for this model in service: one of another vocabulary that comes while they
+    wait must not compute them."""
+    return _IDS + live.vocabulary
 
 
-def load(resolved: Resolved, *, threads: int | None = None, choose: Choose | None = None) -> Live:
-    """Load, warm and check a bundle; what this returns is fit to answer. `choose` says how it is run; without it one
-    session has `threads`, by default all that this process may use."""
+def _reads(live: Live, lane: str) -> bool:
+    return not lane.startswith(_IDS) or lane == ids_lane(live)
+
+
+def _read_for_another(live: Live, *, count: int) -> list[Served | Exception]:
+    told = (
+        f"version {live.version} came into service while this request waited, and its token ids are others; send it "
+        "again with those of its tokenizer"
+    )
+    return [BadRequest(told) for _ in range(count)]
+
+
+def _served(live: Live, items: Sequence[Given], answer: Answer) -> Served:
+    told = results(answer.scores, spec=live.spec, items=items, offsets=answer.offsets)
+    return Served(answer=answer, results=told, live=live)
+
+
+def _is_own_fault(outcome: Served | Exception) -> bool:
+    """Whether the model failed, and not the request."""
+    return isinstance(outcome, Exception) and not isinstance(outcome, BadRequest)
+
+
+def load(
+    resolved: Resolved,
+    *,
+    threads: int | None = None,
+    choose: Choose | None = None,
+    gently: bool = False,
+    root: Path = ROOT,
+) -> Live:
+    """Load, warm, check and time a bundle; what this returns is fit to answer. `choose` says how it is run; without it
+    one session has `threads`, by default all that this process may use. `gently`: others are answering meanwhile.
+
+    Raises:
+        NoMemory: there is not enough for it.
+        BadArtifact: it is altered, not for this machine, or computes something else than was measured.
+    """
     bundle = read_bundle(resolved.path)
-    setting = choose(bundle) if choose else plain(threads or usable_threads())
-    engine = _opened(bundle, setting)
-    return Live(engine=engine, name=resolved.name, version=resolved.version, digest=resolved.digest)
+    memory_bytes = require_memory(bundle, sessions=1, root=root)
+    setting = choose(bundle) if choose else where_pays(plain(threads or usable_threads()))
+    if setting.sessions > 1:
+        memory_bytes = require_memory(bundle, sessions=setting.sessions, root=root)
+    engine = _opened(bundle, setting, gently=gently)
+    return Live(
+        engine,
+        resolved.name,
+        resolved.version,
+        resolved.digest,
+        costs=calibrated(engine, gently=gently),
+        files=resolved.files,
+        memory_bytes=memory_bytes,
+        vocabulary=hashlib.sha256((bundle.path / "tokenizer.json").read_bytes()).hexdigest(),
+    )
 
 
-def _opened(bundle: Bundle, setting: Setting) -> Instances:
+def require_memory(bundle: Bundle, *, sessions: int, root: Path = ROOT) -> int:
+    """About how many bytes so many sessions take, each with the weights COPIES times; NoMemory where fewer are left."""
+    needed, available = sessions * COPIES * (bundle.path / "model.onnx").stat().st_size, available_bytes(root)
+    if available is not None and needed > available:
+        count = "1 session" if sessions == 1 else f"{sessions} sessions"
+        raise NoMemory(
+            f"{bundle.path}: {count} of this model needs about {needed / 2**20:.0f} MB of memory and "
+            f"{available / 2**20:.0f} MB are free; give the process more, or serve a smaller variant"
+        )
+    return needed
+
+
+def _opened(bundle: Bundle, setting: Setting, *, gently: bool) -> Instances:
     """A tuning may ask for items together; where that moves answers it is not followed, and the model serves."""
     try:
-        return open_instances(bundle, setting=setting)
+        return open_instances(bundle, setting=setting, gently=gently)
     except Varies as varies:
         _log.warning("each item is computed alone: %s", varies)
-        return open_instances(bundle, setting=msgspec.structs.replace(setting, batch=Alone()))
-
-
-class Follower:
-    """Polls `find` and, when it names another version, swaps in what `fetch` returns for it.
-
-    A version that fails is quarantined: it is not tried again until the alias has moved. A registry that is away, or a
-    download cut short, is tried again at the next poll.
-    """
-
-    def __init__(
-        self,
-        models: Models,
-        *,
-        find: Callable[[], str],
-        fetch: Callable[[str], Live],
-        observer: Observer,
-        interval_s: float = 5.0,
-        jitter: Callable[[], float] = lambda: random.uniform(0.8, 1.2),  # noqa: S311 spreads polls, guards nothing
-    ) -> None:
-        self.quarantined: str | None = None
-        self._models = models
-        self._find = find
-        self._fetch = fetch
-        self._observer = observer
-        self._interval_s = interval_s
-        self._jitter = jitter
-        self._stopped = threading.Event()
-        self._thread = threading.Thread(target=self._follow, name="follower", daemon=True)
-
-    def start(self) -> None:
-        self._thread.start()
-
-    def stop(self) -> None:
-        """Poll no more; a download under way is left to the end of the process."""
-        self._stopped.set()
-
-    def poll(self) -> None:
-        """Look once, and swap if there is something new and good."""
-        try:
-            version = self._find()
-            self._observer.registry_is_up(True)
-            if version != self.quarantined:
-                self.quarantined = None
-                self._advance(version)
-        except Transient as away:
-            self._observer.registry_is_up(False)
-            _log.warning("keeping version %s: %s", self._models.current.version, away)
-        except BadRequest as gone:
-            self._observer.registry_is_up(True)
-            _log.warning("keeping version %s: %s", self._models.current.version, gone)
-
-    def _advance(self, version: str) -> None:
-        if version == self._models.current.version:
-            return
-        try:
-            live = self._fetch(version)
-        except (Transient, BadRequest):
-            raise
-        except Exception as unfit:  # noqa: BLE001 - a version that breaks in a new way is as unfit as any other
-            self._quarantine(version, reason=unfit)
-            return
-        self._models.current = live
-        self._observer.serving(**live.identity())
-        self._observer.swapped()
-        _log.info("serving %s version %s (digest %s)", live.name, live.version, live.digest[:12])
-
-    def _quarantine(self, version: str, *, reason: Exception) -> None:
-        self.quarantined = version
-        self._observer.refused()
-        trace = None if isinstance(reason, BadArtifact) else reason
-        old = self._models.current.version
-        _log.warning("keeping version %s; version %s is refused: %s", old, version, reason, exc_info=trace)
-
-    def _follow(self) -> None:
-        while not self._stopped.wait(self._interval_s * self._jitter()):
-            try:
-                self.poll()
-            except Exception:  # noqa: BLE001 - the follower outlives whatever a registry may do to it
-                _log.exception("following the alias failed in an unexpected way; keeping the version in service")
+        return open_instances(bundle, setting=msgspec.structs.replace(setting, batch=Alone()), gently=gently)

@@ -12,7 +12,7 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import quote
@@ -20,7 +20,7 @@ from urllib.parse import quote
 from serving.bundle import read_bundle
 from serving.errors import BadArtifact, BadRequest, Transient
 from serving.reaching import expect_answers, fetch_files, is_made, require_database
-from serving.registry_failures import one_message, shown
+from serving.registry_failures import one_message, raised_by_registries, shown
 from serving.signatures import FILES, FILES_TAG, verify_folder
 from serving.verifying import BUNDLE, verify_version
 
@@ -29,18 +29,29 @@ if TYPE_CHECKING:
 
 DIGEST_TAG = "retort.digest"
 LOCAL_VERSION = "local"
+FULL_BYTES = 2**20  # a download that failed with less than this left failed for want of it
 _NOT_WRITABLE = (errno.EACCES, errno.EROFS, errno.EPERM, errno.ENOTDIR, errno.EEXIST)
 _URI = re.compile(r"models:/(?P<name>[^/@]+)(@(?P<alias>[^/@]+)|/(?P<version>[0-9]+))")
 
 
+class NoAlias(BadRequest):
+    """The model is there, and has no such alias."""
+
+
+class NoSpace(Transient):
+    """The cache's disk is full; the registry has no part in it."""
+
+
 @dataclass(frozen=True)
 class Resolved:
-    """A verified bundle folder on this machine, and what the registry calls it."""
+    """A verified bundle folder on this machine, and what the registry calls it; `files` is the digest of a version's
+    list of files, where it has one."""
 
     path: Path
     name: str
     version: str
     digest: str
+    files: str | None = field(default=None, compare=False)
 
 
 @dataclass(frozen=True)
@@ -66,16 +77,27 @@ def resolve(source: str, *, tracking_uri: str | None, cache: Path, key: Path | N
         BadRequest: no such folder, name, alias or version (the message says which there are), wrong credentials, or a
             key that cannot be used.
         BadArtifact: the version was not registered by Retort, its files are not those registered, or not signed.
-        Transient: the registry cannot be reached, or there is no space.
+        Transient: the registry cannot be reached, or (NoSpace) there is no room for the files.
     """
     if not source.startswith("models:"):
         return _resolve_folder(Path(source), key=key)
     name, _, _ = _parse(source)
     with _registry(tracking_uri) as client:
         found = _recorded(client, name=name, version=_version(client, source))
-        path = cache / quote(name, safe="") / f"{found.version}-{found.digest[:16]}"
+        path = version_place(cache, name=name, version=found.version, digest=found.digest)
         bundle = _kept(found, path=path, key=key) or _fetch(found, path=path, key=key, tracking_uri=str(tracking_uri))
-    return Resolved(path=bundle, name=name, version=found.version, digest=found.digest)
+    return Resolved(path=bundle, name=name, version=found.version, digest=found.digest, files=found.files)
+
+
+def version_place(cache: Path, *, name: str, version: str, digest: str) -> Path:
+    """Where a version is kept."""
+    return cache / quote(name, safe="") / f"{version}-{digest[:16]}"
+
+
+def name_and_alias(source: str) -> tuple[str, str | None]:
+    """What models:/NAME@ALIAS is made of; no alias where it names a version. BadRequest: it names no model."""
+    name, alias, _ = _parse(source)
+    return name, alias
 
 
 def is_followed(source: str) -> bool:
@@ -129,7 +151,7 @@ def _version(client: "MlflowClient", source: str) -> str:
     aliases = {str(known): str(number) for known, number in client.get_registered_model(name).aliases.items()}
     if alias not in aliases:
         known = ", ".join(sorted(aliases)) or "none"
-        raise BadRequest(f"model {name} has no alias {alias}; it has: {known}")
+        raise NoAlias(f"model {name} has no alias {alias}; it has: {known}")
     return aliases[alias]
 
 
@@ -163,12 +185,22 @@ def _fetch(found: _Recorded, *, path: Path, key: Path | None, tracking_uri: str)
     with _disk(path.parent):
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=path.parent, prefix=".download-") as folder:
-            files = fetch_files(found.place, to=Path(folder) / "files", tracking_uri=tracking_uri)
+            files = _fetched(found.place, to=Path(folder) / "files", tracking_uri=tracking_uri)
             bundle = found.bundle_in(files, key=key, called=shown(found.place))
             if path.exists():
                 shutil.rmtree(path)
             files.rename(path)
     return path / bundle.relative_to(files)
+
+
+def _fetched(place: str, *, to: Path, tracking_uri: str) -> Path:
+    """As `fetch_files`, but a disk that is full here is told as that: MLflow words it as the registry's failure."""
+    try:
+        return fetch_files(place, to=to, tracking_uri=tracking_uri)
+    except raised_by_registries() as error:
+        if shutil.disk_usage(to.parent).free < FULL_BYTES:
+            raise OSError(errno.ENOSPC, "No space left on device") from error
+        raise
 
 
 @contextmanager
@@ -177,7 +209,7 @@ def _disk(folder: Path) -> Iterator[None]:
         yield
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise Transient(f"no space left for the model in {folder}; free some or use another --cache") from error
+            raise NoSpace(f"no space left for the model in {folder}; free some or use another --cache") from error
         if error.errno in _NOT_WRITABLE:
             raise BadRequest(f"{folder} cannot be written; choose another with --cache") from error
         raise

@@ -103,9 +103,32 @@ def test_another_quota_is_another_identity(tmp_path: Path) -> None:
             },
             None,
         ),
+        (
+            {
+                **V2,
+                "sys/fs/cgroup/pod/memory.max": str(8 * MIB),
+                "sys/fs/cgroup/pod/memory.current": str(6 * MIB),
+                "sys/fs/cgroup/pod/memory.stat": f"anon {MIB}\ninactive_file {2 * MIB}\nactive_file {MIB}\n",
+            },
+            5 * MIB,
+        ),
+        (
+            {
+                **V1,
+                "sys/fs/cgroup/memory/pod/memory.limit_in_bytes": str(8 * MIB),
+                "sys/fs/cgroup/memory/pod/memory.usage_in_bytes": str(6 * MIB),
+                "sys/fs/cgroup/memory/pod/memory.stat": (
+                    f"inactive_file {MIB}\nactive_file {MIB}\ntotal_inactive_file {2 * MIB}\ntotal_active_file {MIB}\n"
+                ),
+            },
+            5 * MIB,
+        ),
         ({"proc/self/cgroup": "3:cpu:/pod\n", "sys/fs/cgroup/cpu/pod/memory.limit_in_bytes": "1"}, None),
     ],
-    ids=["nothing told", "machine", "no limit", "cgroup 2", "its parent", "cgroup 1, over it", "no limit 1", "others"],
+    ids=[
+        *("nothing told", "machine", "no limit", "cgroup 2", "its parent", "cgroup 1, over it", "no limit 1"),
+        *("files read, cgroup 2", "files read, cgroup 1", "others"),
+    ],
 )
 def test_the_memory_left_is_the_least_that_anything_allows(
     tmp_path: Path, files: dict[str, str], wanted: int | None

@@ -1,16 +1,20 @@
 import logging
-import threading
-from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from fakes import tiny_bundle
+from live_versions import GOOD, Broken, again, loaded
 
-from serving.errors import BadArtifact, BadRequest, Transient
+from serving.choosing import where_pays
+from serving.costs import Costs
+from serving.engine import Answer, Tokens
+from serving.errors import BadArtifact, BadRequest
 from serving.instances import Varies
-from serving.metrics import Metrics
-from serving.models import Follower, Live, Models, load
+from serving.lanes import PROBE, SHADOW
+from serving.models import Live, Models, NoMemory, Served, load
 from serving.registry import Resolved
+from serving.tallies import Rate, Tally
 from serving.tuning import Setting, Together, plain
 
 
@@ -18,44 +22,6 @@ from serving.tuning import Setting, Together, plain
 def first(tmp_path_factory: pytest.TempPathFactory) -> Live:
     bundle = tiny_bundle(tmp_path_factory.mktemp("bundle"))
     return load(Resolved(path=bundle.path, name="m", version="1", digest=bundle.digest), threads=1)
-
-
-class World:
-    """A registry whose alias the test moves, and a follower of it."""
-
-    def __init__(self, first: Live) -> None:
-        self.first = first
-        self.version: str | Exception = "1"
-        self.faults: dict[str, Exception] = {}
-        self.fetched: list[str] = []
-        self.models = Models(first)
-        self.metrics = Metrics()
-        self.follower = Follower(self.models, find=self.find, fetch=self.fetch, observer=self.metrics, interval_s=0.001)
-
-    def find(self) -> str:
-        if isinstance(self.version, Exception):
-            raise self.version
-        return self.version
-
-    def fetch(self, version: str) -> Live:
-        self.fetched.append(version)
-        if version in self.faults:
-            raise self.faults[version]
-        return Live(engine=self.first.engine, name="m", version=version, digest="d" * 64)
-
-    def poll(self, version: str | Exception) -> str:
-        """Move the alias and look; the version that serves then."""
-        self.version = version
-        self.follower.poll()
-        return self.models.current.version
-
-    def value(self, name: str) -> float | None:
-        return self.metrics.registry.get_sample_value(name)
-
-
-@pytest.fixture
-def world(first: Live) -> World:
-    return World(first)
 
 
 def test_a_loaded_model_is_named_and_answers(first: Live) -> None:
@@ -76,7 +42,7 @@ def test_a_model_is_run_as_it_is_chosen_to_be(first: Live) -> None:
     setting = Setting(sessions=2, threads=1, executors=2)
     live = load(resolved, choose=lambda bundle: (seen.append(bundle.digest), setting)[1])
     assert (live.setting, seen) == (setting, [first.digest])
-    assert first.setting == plain(1)
+    assert first.setting == where_pays(plain(1))
 
 
 def test_items_together_are_left_alone_where_that_would_move_answers(
@@ -96,82 +62,98 @@ def resolved_of(live: Live) -> Resolved:
     return Resolved(path=live.engine.bundle.path, name="m", version="1", digest=live.digest)
 
 
-def test_an_alias_that_stays_fetches_nothing(world: World) -> None:
-    assert world.poll("1") == "1"
-    assert world.fetched == []
+def written(root: Path, *, available_kb: int) -> Path:
+    """A machine with that much memory left."""
+    (root / "proc").mkdir()
+    (root / "proc" / "meminfo").write_text(f"MemTotal: 99999999 kB\nMemAvailable: {available_kb} kB\n")
+    return root
 
 
-def test_an_alias_that_moves_is_followed_there_and_back(world: World) -> None:
-    assert world.poll("2") == "2"
-    assert world.poll("1") == "1"
-    assert world.value("retort_model_swaps_total") == 2
-    labels = {"name": "m", "version": "1", "digest": "d" * 64}
-    assert world.metrics.registry.get_sample_value("retort_model_info", labels) == 1
+def test_a_model_that_is_larger_than_memory_is_not_loaded(first: Live, tmp_path: Path) -> None:
+    path = first.engine.bundle.path
+    with (path / "model.onnx").open("rb") as file:
+        needed_kb = 2 * len(file.read()) // 1024
+    with pytest.raises(NoMemory) as short:
+        load(resolved_of(first), root=written(tmp_path, available_kb=needed_kb - 1))
+    assert str(short.value) == (
+        f"{path}: 1 session of this model needs about 0 MB of memory and 0 MB are free; give the process more, or "
+        "serve a smaller variant"
+    )
+    assert short.value.exit_code == 65
 
 
-@pytest.mark.parametrize("fault", [BadArtifact("altered"), ZeroDivisionError("a bug in a model")])
-def test_a_version_that_fails_is_quarantined_and_the_old_one_serves_on(
-    world: World, fault: Exception, caplog: pytest.LogCaptureFixture
+def test_each_session_takes_memory(first: Live, tmp_path: Path) -> None:
+    needed_kb = 2 * (first.engine.bundle.path / "model.onnx").stat().st_size // 1024
+    root = written(tmp_path, available_kb=3 * needed_kb)
+    setting = Setting(sessions=8, threads=1, executors=8)
+    with pytest.raises(NoMemory, match="8 sessions of this model needs about"):
+        load(resolved_of(first), choose=lambda _: setting, root=root)
+
+
+def test_a_lane_without_a_model_is_answered_by_the_one_in_service(first: Live) -> None:
+    models, canary = Models(first), again(first, version="2")
+    assert (models.at(""), models.at("canary"), models.of("canary")) == (first, None, first)
+    models.put("canary", canary)
+    (served,) = models.answer_jobs("canary", [GOOD])
+    assert isinstance(served, Served)
+    assert served.live is canary
+    models.put("canary", None)
+    assert models.of("canary") is first
+
+
+def test_a_version_counts_what_it_answered_what_it_failed_on_and_what_nobody_could_answer(tmp_path: Path) -> None:
+    live = loaded(tmp_path)
+    models, failed = Models(live), []
+    models.on_failed = lambda live, jobs: failed.extend(jobs)
+    outcomes = models.answer_jobs("", [GOOD, [("poison",)], [Tokens(ids=[10**9], type_ids=[0])]])
+    assert [type(outcome) for outcome in outcomes] == [Served, BadArtifact, BadRequest]
+    told = live.tally.told()
+    assert (told.rate, told.refused, failed) == (Rate(requests=2, errors=1), 1, [[("poison",)]])
+    assert told.p50_ms == outcomes[0].took_ms
+
+
+def test_a_question_whether_it_lives_is_answered_by_the_model_in_service_and_in_no_tally(first: Live) -> None:
+    models = Models(again(first, version="1"))
+    models.put(SHADOW, again(first, version="2"))
+    models.on_failed = lambda *_: pytest.fail("a probe raises no alarm")
+    good, bad = models.answer_jobs(PROBE, [GOOD, [("poison",)]])
+    assert isinstance(good, Served)
+    assert good.live is models.current
+    assert isinstance(bad, BadArtifact)
+    told = models.current.tally.told()
+    assert (told.rate, told.refused, told.p50_ms) == (Rate(0, 0), 0, None)
+
+
+def test_items_of_unlike_lengths_are_computed_apart_where_padding_costs_more_than_a_call(
+    first: Live, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    world.faults["2"] = fault
-    with caplog.at_level(logging.WARNING):
-        assert [world.poll("2"), world.poll("2")] == ["1", "1"]
-    assert world.fetched == ["2"]
-    assert world.value("retort_model_versions_refused_total") == 1
-    assert caplog.messages == [f"keeping version 1; version 2 is refused: {fault}"]
+    """However many fit in a call."""
+    engine, ran = first.engine.first, []
+    run = engine.run
+    monkeypatch.setattr(engine, "run", lambda batch: (ran.append([len(one.ids) for one in batch]), run(batch))[1])
+    job = [("good " * words,) for words in (10, 1, 1, 1)]
+    for costs in (Costs(call_s=1e-3, token_s=1e-3, most=16), Costs(call_s=1.0, token_s=1e-3, most=16)):
+        Models(replace(first, costs=costs, tally=Tally())).answer(job)
+    assert ran == [[3, 3, 3], [12], [3, 3, 3, 12]]
 
 
-def test_quarantine_ends_when_the_alias_moves(world: World) -> None:
-    world.faults["2"] = BadArtifact("altered")
-    world.poll("2")
-    assert world.poll("3") == "3"
-    del world.faults["2"]
-    assert world.poll("2") == "2"
+def test_a_sweep_that_found_each_item_alone_best_is_followed_however_cheap_company_is(first: Live) -> None:
+    live = load(resolved_of(first), choose=lambda _: Setting(executors=2))
+    assert (live.costs.most, load(resolved_of(first)).costs.most) == (1, 16)
 
 
-def test_a_registry_that_is_away_keeps_the_version_and_says_so(world: World, caplog: pytest.LogCaptureFixture) -> None:
-    with caplog.at_level(logging.WARNING):
-        assert world.poll(Transient("registry http://r cannot be reached")) == "1"
-    assert world.value("retort_registry_up") == 0
-    assert caplog.messages == ["keeping version 1: registry http://r cannot be reached"]
-    assert world.poll("2") == "2"
-    assert world.value("retort_registry_up") == 1
+class Buggy(Broken):
+    """Raises, as no engine should."""
+
+    def answer_jobs(self, jobs: object, *, packing: object) -> list[Answer | Exception]:
+        raise self.fault
 
 
-def test_a_download_cut_short_is_tried_again(world: World) -> None:
-    world.faults["2"] = Transient("cut short")
-    assert world.poll("2") == "1"
-    assert world.value("retort_registry_up") == 0
-    world.faults.clear()
-    assert world.poll("2") == "2"
-
-
-def test_an_alias_that_was_deleted_keeps_the_version(world: World) -> None:
-    assert world.poll(BadRequest("model m has no alias champion; it has: none")) == "1"
-    assert world.value("retort_registry_up") == 1
-
-
-def test_the_thread_polls_until_stopped_and_outlives_a_bug(world: World, caplog: pytest.LogCaptureFixture) -> None:
-    world.version = ZeroDivisionError("a bug in a registry")
-    world.follower.start()
-    _until(lambda: bool(caplog.messages))
-    world.version = "2"
-    _until(lambda: world.models.current.version == "2")
-    world.follower.stop()
-    assert caplog.messages[0] == "following the alias failed in an unexpected way; keeping the version in service"
-
-
-def test_polls_are_five_seconds_apart_give_or_take_a_fifth(first: Live) -> None:
-    follower = Follower(Models(first), find=lambda: "1", fetch=lambda version: first, observer=Metrics())
-    pauses = [follower._interval_s * follower._jitter() for _ in range(200)]
-    assert 4.0 <= min(pauses) < 4.5
-    assert 5.5 < max(pauses) <= 6.0
-
-
-def _until(condition: Callable[[], bool]) -> None:
-    pause = threading.Event()
-    for _ in range(1000):
-        if condition():
-            return
-        pause.wait(0.01)
-    raise AssertionError("it did not happen within 10 s")
+def test_a_bug_fails_its_request_and_is_counted_once(first: Live) -> None:
+    live = again(first, version="1")
+    models = Models(replace(live, engine=Buggy(live.engine, ZeroDivisionError("a bug"))))
+    with pytest.raises(ZeroDivisionError):
+        models.answer_jobs("", [GOOD, GOOD])
+    (outcome,) = models.answer_jobs("", [GOOD])
+    assert isinstance(outcome, ZeroDivisionError)
+    assert models.current.tally.rate == Rate(requests=1, errors=1)

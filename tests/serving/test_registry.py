@@ -16,7 +16,7 @@ from offers import bytes_of, offer_of, version_folder
 from pipeline.tracking.registering import Offer, register
 from serving.bundle import Bundle
 from serving.errors import BadArtifact, BadRequest, Failure, Transient
-from serving.registry import Resolved, find_version, is_followed, resolve
+from serving.registry import NoAlias, NoSpace, Resolved, find_version, is_followed, name_and_alias, resolve
 from serving.signatures import FILES_TAG
 
 if TYPE_CHECKING:
@@ -101,7 +101,7 @@ def test_an_alias_names_its_version(store: Store) -> None:
 
 
 def test_an_unknown_alias_is_told_which_there_are(store: Store, tmp_path: Path) -> None:
-    told = refusal(BadRequest, "models:/m@winner", tracking_uri=store.uri, cache=tmp_path)
+    told = refusal(NoAlias, "models:/m@winner", tracking_uri=store.uri, cache=tmp_path)
     assert told == "model m has no alias winner; it has: challenger, champion"
 
 
@@ -149,8 +149,27 @@ def test_a_full_disk_is_transient(store: Store, tmp_path: Path, monkeypatch: pyt
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("tempfile.TemporaryDirectory", full)
-    told = refusal(Transient, "models:/m/1", tracking_uri=store.uri, cache=tmp_path)
+    told = refusal(NoSpace, "models:/m/1", tracking_uri=store.uri, cache=tmp_path)
     assert told == f"no space left for the model in {tmp_path / 'm'}; free some or use another --cache"
+
+
+@pytest.mark.parametrize(("free", "kind"), [(100, NoSpace), (10**9, Transient)])
+def test_a_download_that_failed_on_a_full_disk_is_told_as_that_and_not_as_the_registry_s_fault(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, free: int, kind: type[Transient]
+) -> None:
+    """MLflow hands on what a full disk said as text of its own; on a disk with room it was another's disk."""
+
+    def cut_short(**_: object) -> str:
+        raise MlflowException("failed to download: [Errno 28] No space left on device")
+
+    from mlflow.exceptions import MlflowException
+
+    monkeypatch.setattr("mlflow.artifacts.download_artifacts", cut_short)
+    monkeypatch.setattr("shutil.disk_usage", lambda _: shutil._ntuple_diskusage(10**9, 0, free))
+    with pytest.raises(Transient) as refused:
+        resolve("models:/m/1", tracking_uri=store.uri, cache=tmp_path)
+    assert type(refused.value) is kind
+    assert str(refused.value).startswith("no space left for the model in") is (kind is NoSpace)
 
 
 def test_a_registry_nobody_answers_for_is_transient_and_named_without_its_password(tmp_path: Path) -> None:
@@ -223,6 +242,11 @@ def test_a_version_s_folder_is_served_with_or_without_a_key(tmp_path: Path) -> N
     )
 
 
+def test_a_source_is_a_name_and_perhaps_an_alias() -> None:
+    assert name_and_alias("models:/m@champion") == ("m", "champion")
+    assert name_and_alias("models:/m/1") == ("m", None)
+
+
 def test_only_an_alias_is_followed() -> None:
     sources = ("models:/m@champion", "models:/m/1", "/a/folder@home")
     assert [is_followed(source) for source in sources] == [True, False, False]
@@ -252,6 +276,7 @@ def test_a_version_is_kept_whole_and_its_bundle_is_handed_out(store: Store, offe
 
     kept = tmp_path / "cache" / offer.name / f"1-{digest[:16]}"
     assert resolved == Resolved(path=kept / "bundle", name=offer.name, version="1", digest=digest)
+    assert resolved.files == offer.tags[FILES_TAG]
     assert bytes_of(kept) == bytes_of(offer.folder)
     assert [entry.name for entry in kept.parent.iterdir()] == [kept.name]
 

@@ -11,9 +11,10 @@ import httpx
 import pytest
 from fakes import LABELS, WEIGHT, tiny_bundle
 
-from serving.app import Service, build
+from serving.app import build
 from serving.batcher import Batcher
 from serving.bundle import TaskKind, read_bundle
+from serving.desk import Desk
 from serving.metrics import Metrics
 from serving.models import Live, Models, load
 from serving.registry import Resolved
@@ -29,9 +30,9 @@ def live(path: Path, **options: Any) -> Live:
     return load(Resolved(path=path, name="m", version="7", digest=bundle.digest), threads=1)
 
 
-def post_to(service: Service) -> Post:
+def post_to(desk: Desk) -> Post:
     async def post(route: str, texts: list[Any]) -> httpx.Response:
-        transport = httpx.ASGITransport(build(service), raise_app_exceptions=False)
+        transport = httpx.ASGITransport(build(desk), raise_app_exceptions=False)
         async with httpx.AsyncClient(transport=transport, base_url="http://here") as client:
             return await asyncio.wait_for(client.post(route, json={"texts": texts}), WAIT_S)
 
@@ -39,11 +40,11 @@ def post_to(service: Service) -> Post:
 
 
 @contextmanager
-def serving(path: Path, **options: Any) -> Iterator[tuple[Post, Service]]:
+def serving(path: Path, **options: Any) -> Iterator[tuple[Post, Desk]]:
     models = Models(live(path, **options))
-    service = Service(models, Batcher(models.answer, executors=1, limit=4), Metrics())
-    yield post_to(service), service
-    service.batcher.close()
+    desk = Desk(models, Batcher(models.answer_jobs, executors=1, limit=4), Metrics())
+    yield post_to(desk), desk
+    desk.batcher.close()
 
 
 def results(path: Path, route: str, texts: list[Any], **options: Any) -> list[Any]:
@@ -124,7 +125,7 @@ SURE = pytest.approx(math.exp(WEIGHT) / (math.exp(WEIGHT) + 2), abs=1e-6)
     ],
 )
 def test_a_label_of_tagging_arrives_with_its_exact_characters(
-    tagger: tuple[Post, Service], text: str, entities: list[tuple[str, int, int]]
+    tagger: tuple[Post, Desk], text: str, entities: list[tuple[str, int, int]]
 ) -> None:
     (told,) = tagger[0]("/tag", [text]).json()["results"]
     assert told == {
@@ -135,20 +136,20 @@ def test_a_label_of_tagging_arrives_with_its_exact_characters(
     }
 
 
-def test_texts_of_one_request_are_tagged_each_by_itself(tagger: tuple[Post, Service]) -> None:
+def test_texts_of_one_request_are_tagged_each_by_itself(tagger: tuple[Post, Desk]) -> None:
     told = tagger[0]("/tag", ["good", "day", "a dull one"]).json()["results"]
     assert [[entity["text"] for entity in one["entities"]] for one in told] == [["good"], [], ["dull"]]
 
 
 @pytest.fixture(scope="module")
-def tagger(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Post, Service]]:
+def tagger(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Post, Desk]]:
     with serving(tmp_path_factory.mktemp("tagger"), task="token-classification") as served:
         yield served
 
 
 @pytest.mark.parametrize("task", LABELS)
 def test_the_wrong_routes_name_the_right_one_and_are_counted(tmp_path: Path, task: TaskKind) -> None:
-    with serving(tmp_path, task=task) as (post, service):
+    with serving(tmp_path, task=task) as (post, desk):
         answered = {route: post(route, ["good"]) for route in ("/classify", "/tag", "/embed")}
     right = ROUTES[task]
     for route, response in answered.items():
@@ -156,7 +157,7 @@ def test_the_wrong_routes_name_the_right_one_and_are_counted(tmp_path: Path, tas
             assert response.status_code == 200
         else:
             assert (response.status_code, response.json()) == (404, {"error": f"this model does {task}: POST {right}"})
-    counted = service.metrics.registry.get_sample_value
+    counted = desk.metrics.registry.get_sample_value
     assert counted("retort_requests_total", {"outcome": "client_error"}) == 2
     assert counted("retort_requests_total", {"outcome": "ok"}) == 1
 
@@ -171,14 +172,14 @@ def test_a_model_of_another_task_that_comes_meanwhile_does_not_answer_on_this_ro
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     other = live(tmp_path / "2", task="embedding")
-    with serving(tmp_path / "1") as (post, service):
-        queue = service.batcher.submit
+    with serving(tmp_path / "1") as (post, desk):
+        queue = desk.batcher.submit
 
         def swap_then_queue(*job: Any, **options: Any) -> Any:
-            service.models.current = other
+            desk.models.current = other
             return queue(*job, **options)
 
-        monkeypatch.setattr(service.batcher, "submit", swap_then_queue)
+        monkeypatch.setattr(desk.batcher, "submit", swap_then_queue)
         response = post("/classify", ["good"])
     assert (response.status_code, response.json()) == (404, {"error": "this model does embedding: POST /embed"})
 

@@ -1,0 +1,180 @@
+"""The threads behind a lane: one follows its alias, asks the registry what it names and puts that version in; another
+looks again at a version that fails when the alarm is raised, whatever the registry keeps the first one waiting with."""
+
+import logging
+import random
+import threading
+import time
+from collections.abc import Callable
+from typing import Protocol
+
+from serving.errors import BadArtifact, BadRequest, Transient
+from serving.lanes import MAIN, Lane
+from serving.models import Live, NoMemory
+from serving.registry import NoAlias, NoSpace
+
+_log = logging.getLogger(__name__)
+
+
+class Observer(Protocol):
+    """What a follower reports; serving.metrics.Metrics is one."""
+
+    def registry_is_up(self, reachable: bool) -> None: ...
+    def refused(self) -> None: ...
+
+
+class Follower:
+    """Polls `find` and, when it names another version, puts what `fetch` returns for it into the lane.
+
+    A version that fails is quarantined: it is not tried again until the alias has moved. A registry that is away, a
+    disk that is full or a download cut short is tried again at the next poll. Whatever happens, what answers goes on
+    answering; only a canary or a shadow whose alias is taken away is switched off. `keep` is told, in this thread, of
+    what answers now, the alarm's choice included.
+    """
+
+    def __init__(
+        self,
+        lane: Lane,
+        *,
+        find: Callable[[], str],
+        fetch: Callable[[str], Live],
+        observer: Observer,
+        keep: Callable[[Live], None] = lambda _: None,
+        interval_s: float = 5.0,
+        jitter: Callable[[], float] = lambda: random.uniform(0.8, 1.2),  # noqa: S311 spreads polls, guards nothing
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.lane = lane
+        self.alias_found: bool | None = None
+        self.registry_up: bool | None = None
+        self.polled_s: float | None = None
+        self._find, self._fetch, self._observer, self._keep = find, fetch, observer, keep
+        self._interval_s, self._jitter, self._clock = interval_s, jitter, clock
+        self._said = ""
+        self._kept = _version_of(lane.current)
+        self._stopped = threading.Event()
+        self._alarmed = threading.Event()
+        lane.on_alarm = self._alarmed.set
+        self._threads = [
+            threading.Thread(target=self._follow, name=f"follower {lane.name}".strip(), daemon=True),
+            threading.Thread(target=self._heed, name=f"alarm {lane.name}".strip(), daemon=True),
+        ]
+
+    def start(self) -> None:
+        for thread in self._threads:
+            thread.start()
+
+    def stop(self) -> None:
+        """Poll no more; a download under way is left to the end of the process."""
+        self._stopped.set()
+        self._alarmed.set()
+
+    def poll(self) -> None:
+        """Look once, and swap if there is something new and good."""
+        self._look()
+        current = self.lane.current
+        if current is not None and _version_of(current) != self._kept:
+            self._keep(current)
+        self._kept = _version_of(current)
+
+    def _look(self) -> None:
+        self.polled_s = self._clock()
+        try:
+            version = self._find()
+        except Transient as away:
+            self._is_up(False)
+            self._say(f"{self._keeping()}: {away}")
+            return
+        except BadRequest as gone:
+            self._is_up(True)
+            self.alias_found = False
+            self._lost(gone)
+            return
+        self._is_up(True)
+        self.alias_found = True
+        self._advance(version)
+
+    def _advance(self, version: str) -> None:
+        if not self.lane.wants(version):
+            self._say("")
+            return
+        try:
+            live = self.lane.kept(version) or self._fetched(version)
+        except Transient as away:
+            self._is_up(isinstance(away, NoSpace))
+            self._say(f"{self._keeping()}: {away}")
+        except BadRequest as refused:
+            self._say(f"{self._keeping()}: {refused}")
+        except Exception as unfit:  # noqa: BLE001 - a version that breaks in a new way is as unfit as any other
+            self._quarantine(version, reason=unfit)
+        else:
+            self._serve(live)
+
+    def _fetched(self, version: str) -> Live:
+        """Rather without the version that only waits than without the new one."""
+        try:
+            return self._fetch(version)
+        except NoMemory as short:
+            if not self.lane.let_go(str(short)):
+                raise
+            return self._fetch(version)
+
+    def _serve(self, live: Live) -> None:
+        self.lane.take(live)
+        self._said = ""
+        what = f"{live.name} version {live.version} (digest {live.digest[:12]})"
+        _log.info("%s %s", self.lane.name or "serving", what)
+
+    def _quarantine(self, version: str, *, reason: Exception) -> None:
+        self.lane.refuse(version, why=str(reason))
+        self._observer.refused()
+        trace = None if isinstance(reason, BadArtifact) else reason
+        _log.warning("%s; version %s is refused: %s", self._keeping(), version, reason, exc_info=trace)
+
+    def _lost(self, gone: BadRequest) -> None:
+        """The registry answers, and names no version."""
+        if isinstance(gone, NoAlias):
+            self.lane.forgive()
+            if self.lane.name != MAIN:
+                self.lane.close()
+        self._say(f"{self._keeping()}: {gone}")
+
+    def _is_up(self, reachable: bool) -> None:
+        if reachable and self.registry_up is False:
+            _log.info("the registry answers again")
+        self.registry_up = reachable
+        self._observer.registry_is_up(reachable)
+
+    def _keeping(self) -> str:
+        current = self.lane.current
+        return f"no {self.lane.name}" if current is None else f"keeping {self.lane.called}version {current.version}"
+
+    def _say(self, what: str) -> None:
+        """Once, and not at every poll."""
+        if what and what != self._said:
+            _log.warning("%s", what)
+        self._said = what
+
+    def _follow(self) -> None:
+        if self.lane.current is None:
+            self._safely(self.poll)
+        while not self._stopped.wait(self._interval_s * self._jitter()):
+            self._safely(self.poll)
+
+    def _heed(self) -> None:
+        while True:
+            self._alarmed.wait()
+            self._alarmed.clear()
+            if self._stopped.is_set():
+                return
+            self._safely(self.lane.check)
+
+    def _safely(self, step: Callable[[], None]) -> None:
+        try:
+            step()
+        except Exception:  # noqa: BLE001 - the follower outlives whatever a registry may do to it
+            _log.exception("following the alias failed in an unexpected way; keeping the version in service")
+
+
+def _version_of(live: Live | None) -> str | None:
+    return None if live is None else live.version
