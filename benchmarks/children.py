@@ -160,9 +160,9 @@ def _ended_after(limit_s: float | None, one: Child[Any]) -> Iterator[threading.E
 
 
 def _command(module: str, threads: int) -> list[str]:
-    """`env` adds to the environment without our reading it; both settings must be there before any library loads."""
+    """`env` adds to the environment without our reading it; all settings must be there before any library loads."""
     settings = [f"OMP_NUM_THREADS={threads}", f"MKL_NUM_THREADS={threads}", "TOKENIZERS_PARALLELISM=false"]
-    return ["env", *settings, sys.executable, "-m", module]
+    return ["env", *settings, "ORT_DISABLE_TELEMETRY=1", sys.executable, "-m", module]
 
 
 @contextmanager

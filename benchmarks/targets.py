@@ -175,7 +175,7 @@ class _BundleRunner:
         return self._engine.encode([item])[0]
 
     def infer(self, tokens: "Tokens") -> "Floats":
-        return self._engine.run([tokens])
+        return self._engine.outputs([tokens])[0][None]
 
     def infer_batch(self, tokens: "Sequence[Tokens]") -> "Floats":
         return self._engine.run(tokens)
@@ -187,7 +187,7 @@ class _BundleRunner:
         from benchmarks.invariance import measure
 
         engine = self._engine
-        return measure(lambda batch, n: engine.run(batch, length=n), engine.encode(items), spec=engine.bundle.spec)
+        return measure(lambda batch, n: engine.run(batch, length=n), engine.fed(items), spec=engine.bundle.spec)
 
 
 def megabytes(path: Path) -> float:

@@ -110,11 +110,11 @@ def read_labelled(path: Path, spec: ServingSpec, *, text: str | None, label: str
     return Given(data.reported, (task, data))
 
 
-def read_unlabelled(path: Path, *, text: str | None, cache: Path) -> Given:
-    """Lines of a text file, or a column of a table."""
-    files = expand((str(path),), what="--texts")
-    format_name = format_of(files, declared="by-suffix", what="--texts")
-    table = load_files(files, format_name=format_name, where=f"--texts {path}", cache=cache)
+def read_unlabelled(path: Path, *, text: str | None, cache: Path, what: str = "--texts") -> Given:
+    """Lines of a text file, or a column of a table; `what` is the option that named it."""
+    files = expand((str(path),), what=what)
+    format_name = format_of(files, declared="by-suffix", what=what)
+    table = load_files(files, format_name=format_name, where=f"{what} {path}", cache=cache)
     columns = _columns(text or "text")
     return Given(read_texts(table, text=(columns,) if isinstance(columns, str) else columns))
 

@@ -25,8 +25,9 @@ def workspace(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 MEASURING = ("retort bench", "retort compare")  # they take folders, and no workspace
+LOADING = "retort load"  # it takes a server
 MOVING = ("retort promote", "retort rollback")  # they take a second version
-PLAIN = [c for c in COMMANDS if not c.startswith(("retort serve", *MEASURING, *MOVING))]
+PLAIN = [c for c in COMMANDS if not c.startswith(("retort serve", LOADING, *MEASURING, *MOVING))]
 SHORT = ("--samples", "40", "--real", "20", "--again-s", "0")
 
 
@@ -131,6 +132,15 @@ def test_the_served_model_answers_the_readmes_curl(served: str) -> None:
 
     assert answer["model"]["name"] == "retort-smoke"
     assert set(answer["results"][0]["scores"]) == {"huggingface-hub", "joblib", "networkx"}
+
+
+def test_the_served_model_is_loaded_as_the_readme_says(served: str, tmp_path: Path) -> None:
+    (tmp_path / "texts.txt").write_text("Return the values that are not None.\nDraw a bar plot of the values.\n")
+    (command,) = (shlex.split(c.replace("localhost:8000", f"127.0.0.1:{served}")) for c in COMMANDS if LOADING in c)
+    done = subprocess.run([*RETORT, *command[1:]], cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    assert done.returncode in (0, 67), done.stderr  # 67: the generator came late
+    told = json.loads(done.stdout.splitlines()[-1])
+    assert told["points"][0]["offered_rps"] == 50
 
 
 @pytest.mark.timeout(900)

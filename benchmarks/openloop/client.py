@@ -23,10 +23,19 @@ from benchmarks.openloop.trace import Trace
 from serving.errors import BadRequest
 
 
+class Stretch(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A rate, held for so long."""
+
+    rps: float
+    seconds: float
+
+
 class ClientJob(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Offer `rps` for `warm_s + seconds`; `bodies` are JSON, sent in turn to `url`, over at most `connections`.
 
-    `cores` are those to stay on; () for wherever the system puts it. `variant` is what messages call this.
+    `cores` are those to stay on; () for wherever the system puts it. `variant` is what messages call this. After that
+    comes what is in `then`, without a pause, and belongs to the same trace. With `timed` the trace has what answers say
+    of their own times.
     """
 
     variant: str
@@ -38,6 +47,9 @@ class ClientJob(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     seed: int = 0
     connections: int = 64
     cores: tuple[int, ...] = ()
+    headers: tuple[tuple[str, str], ...] = ()
+    then: tuple[Stretch, ...] = ()
+    timed: bool = False
 
 
 def run(job: ClientJob) -> Trace:
@@ -47,22 +59,54 @@ def run(job: ClientJob) -> Trace:
         BadRequest: the job cannot be done: its numbers, its url, what the server answers.
         Transient: no server there, or not ready.
     """
-    if not job.bodies or job.connections < 1:
-        raise BadRequest(f"load needs bodies and connections: got {len(job.bodies)} and {job.connections}")
-    url = parse_url(job.url)
-    due_ns = poisson_ns(job.rps, seconds=job.warm_s + job.seconds, seed=job.seed).tolist()
-    messages = [url.post(body.encode("utf-8")) for body in job.bodies]
-    wire = HttpWire(address_of(url.host, url.port), messages, clock=time.perf_counter_ns)
+    due_ns = _schedule_ns(job)
+    wire = _wire(job)
     collected = gc.isenabled()
     try:
         wire.open(job.connections)
         wire.first_answer()
         gc.disable()
-        return drive(wire, Offer(job.rps, job.warm_s, job.seconds, due_ns), clock=time.perf_counter_ns)
+        trace = drive(wire, Offer(job.rps, job.warm_s, job.seconds, due_ns), clock=time.perf_counter_ns)
+        told = [wire.timings.get(number, "") for number in range(len(due_ns))] if job.timed else []
+        return msgspec.structs.replace(trace, timing=told)
     finally:
         wire.close()
         if collected:
             gc.enable()
+
+
+def require_answer(job: ClientJob) -> None:
+    """Ask once, from this process.
+
+    Raises:
+        BadRequest: the job cannot be done: its numbers, its url, what the server answers.
+        Transient: no server there, or not ready.
+    """
+    _schedule_ns(job)
+    wire = _wire(job)
+    try:
+        wire.open(1)
+        wire.first_answer()
+    finally:
+        wire.close()
+
+
+def _wire(job: ClientJob) -> HttpWire:
+    if not job.bodies or job.connections < 1:
+        raise BadRequest(f"load needs bodies and connections: got {len(job.bodies)} and {job.connections}")
+    url = parse_url(job.url)
+    messages = [url.post(body.encode("utf-8"), headers=job.headers) for body in job.bodies]
+    return HttpWire(address_of(url.host, url.port), messages, clock=time.perf_counter_ns, timed=job.timed)
+
+
+def _schedule_ns(job: ClientJob) -> list[int]:
+    due_ns: list[int] = poisson_ns(job.rps, seconds=job.warm_s + job.seconds, seed=job.seed).tolist()
+    begun_s = job.warm_s + job.seconds
+    for number, stretch in enumerate(job.then, start=1):
+        later_ns = poisson_ns(stretch.rps, seconds=stretch.seconds, seed=job.seed + number)
+        due_ns += (later_ns + round(begun_s * 1e9)).tolist()
+        begun_s += stretch.seconds
+    return due_ns
 
 
 def main(arguments: Sequence[str]) -> int:

@@ -102,6 +102,20 @@ class Connection:
             self._status = self._status or status  # one that nobody asked for may come with it
 
 
+class TimedConnection(Connection):
+    """Also keeps what the last answer's Server-Timing says, as it stands; "" where it says nothing."""
+
+    timing = ""
+
+    def on_message_begin(self) -> None:
+        super().on_message_begin()
+        self.timing = ""
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        if name.lower() == b"server-timing":
+            self.timing = value.decode("latin-1")
+
+
 def address_of(host: str, port: int) -> Address:
     """Raises Transient where the host has no address."""
     try:

@@ -10,10 +10,9 @@ import sys
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future
 from functools import partial
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 import msgspec
 
@@ -23,14 +22,14 @@ from benchmarks.openloop.plan import Plan
 from benchmarks.openloop.results import Rate, ServerResult
 from benchmarks.openloop.schedule import poisson_ns
 from benchmarks.openloop.trace import REFUSED, Trace
-from serving.batcher import Batcher, Overloaded
+from serving.batcher import Batcher
 from serving.bundle import Item
-from serving.models import Models, load
+from serving.models import Models, Served, load
 from serving.registry import resolve
+from serving.tickets import Overloaded, Ticket
 from serving.tuning import Setting
 
 Request = Sequence[Item]
-Submit = Callable[[Request], "Future[Any]"]
 
 _ANSWERED: Final = 200
 _FAILED: Final = 500
@@ -50,9 +49,15 @@ class EngineJob(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     cores: tuple[int, ...] = ()
 
 
+class Submit(Protocol):
+    """Takes a request, and calls `done` with its ticket when there is an answer; raises Overloaded where there is no
+    room. A batcher's own is one."""
+
+    def __call__(self, items: Request, /, *, done: Callable[[Ticket[Any]], None]) -> object: ...
+
+
 class EngineWire:
-    """Hands requests to `submit`, which raises Overloaded where there is no room; an answer's time is taken in the
-    thread that gives it."""
+    """Hands requests to `submit`; an answer's time is taken in the thread that gives it."""
 
     def __init__(self, submit: Submit, requests: Sequence[Request], *, clock: Callable[[], int]) -> None:
         self._submit, self._requests, self._clock = submit, requests, clock
@@ -60,11 +65,9 @@ class EngineWire:
 
     def send(self, number: int) -> None:
         try:
-            future = self._submit(self._requests[number % len(self._requests)])
+            self._submit(self._requests[number % len(self._requests)], done=partial(self._done, number))
         except Overloaded:
             self._end(REFUSED, number)
-        else:
-            future.add_done_callback(partial(self._done, number))
 
     def poll(self) -> list[Event]:
         return [self._ended.popleft() for _ in range(len(self._ended))]
@@ -73,8 +76,9 @@ class EngineWire:
         """Sleep, at most a millisecond, and let other threads run in any case."""
         time.sleep(max(0, min(ns - _WAKE_EARLY_NS, 1_000_000)) / 1e9)
 
-    def _done(self, number: int, future: "Future[Any]") -> None:
-        self._end(_FAILED if future.cancelled() or future.exception() else _ANSWERED, number)
+    def _done(self, number: int, ticket: Ticket[Any]) -> None:
+        refused = isinstance(ticket.error, Overloaded)
+        self._end(REFUSED if refused else _FAILED if ticket.error is not None else _ANSWERED, number)
 
     def _end(self, status: int, number: int) -> None:
         self._ended.append(Event(number, status, self._clock()))
@@ -83,7 +87,7 @@ class EngineWire:
 def offer(
     submit: Submit, requests: Sequence[Request], *, rps: float, seconds: float, warm_s: float = 0.5, seed: int = 0
 ) -> Trace:
-    """Load anything that answers requests by futures, at one rate, from this thread."""
+    """Load anything that answers requests by tickets, at one rate, from this thread."""
     due_ns = poisson_ns(rps, seconds=warm_s + seconds, seed=seed).tolist()
     wire = EngineWire(submit, requests, clock=time.perf_counter_ns)
     return drive(wire, Offer(rps, warm_s, seconds, due_ns), clock=time.perf_counter_ns)
@@ -102,7 +106,10 @@ def run(job: EngineJob, *, tell: Callable[[int, int], None] = tell) -> ServerRes
 
     def measure(rps: float, seconds: float) -> Rate:
         nonlocal asked
-        batcher = Batcher(models.answer, executors=job.setting.executors, limit=job.queue)
+        costs = models.current.costs
+        batcher: Batcher[Served] = Batcher(
+            models.answer_jobs, executors=job.setting.executors, limit=job.queue, costs=costs
+        )
         try:
             trace = offer(batcher.submit, job.requests, rps=rps, seconds=seconds, warm_s=plan.warm_s, seed=plan.seed)
         finally:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Final
 
-from benchmarks.openloop.connection import FREE, Address, Connection, Lost
+from benchmarks.openloop.connection import FREE, Address, Connection, Lost, TimedConnection
 from benchmarks.openloop.generator import Event
 from benchmarks.openloop.trace import NO_ANSWER, REFUSED
 from serving.errors import BadRequest, Transient
@@ -22,14 +22,19 @@ _PATIENCE_S: Final = 10.0  # for opening all connections, and for the first answ
 class HttpWire:
     """Sends `messages` in turn, each on the connection that was used last of those that are free. One that ends is
     opened again, and given up where the server does not take it. A request for which none is free has failed at once:
-    waiting for the answer to another would be a closed loop."""
+    waiting for the answer to another would be a closed loop. With `timed`, what each answer's Server-Timing says is
+    kept by the request's number."""
 
-    def __init__(self, address: Address, messages: Sequence[bytes], *, clock: Callable[[], int]) -> None:
+    def __init__(
+        self, address: Address, messages: Sequence[bytes], *, clock: Callable[[], int], timed: bool = False
+    ) -> None:
         self._address, self._messages, self._clock = address, messages, clock
+        self._kind = TimedConnection if timed else Connection
         self._selector = selectors.DefaultSelector()
         self._free: list[Connection] = []
         self._ended: list[Event] = []
         self.last_body = b""
+        self.timings: dict[int, str] = {}
 
     @property
     def connections(self) -> int:
@@ -120,13 +125,15 @@ class HttpWire:
         if number != FREE:
             self._ended.append(Event(number, status, self._clock()))
             self.last_body = connection.body
+            if isinstance(connection, TimedConnection):
+                self.timings[number] = connection.timing
         if number != FREE and connection.reusable:
             self._free.append(connection)
         else:  # what is said without being asked comes before a server closes
             self._replace(connection)
 
     def _connect(self) -> None:
-        connection = Connection(self._address)
+        connection = self._kind(self._address)
         self._selector.register(connection.socket, WRITE, connection)
 
     def _settle(self, connection: Connection) -> None:

@@ -9,6 +9,8 @@ import msgspec
 from serving.bundle import Item
 from serving.errors import BadRequest
 
+Headers = Sequence[tuple[str, str]]
+
 
 @dataclass(frozen=True)
 class Url:
@@ -25,13 +27,15 @@ class Url:
     def _authority(self) -> str:
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
-    def post(self, body: bytes) -> bytes:
-        """The whole message of one request with a JSON body, on a connection that is kept."""
+    def post(self, body: bytes, *, headers: Headers = ()) -> bytes:
+        """The whole message of one request with a JSON body, on a connection that is kept; `headers` come beside those
+        that every request has."""
+        more = "".join(f"{name}: {value}\r\n" for name, value in headers)
         head = (
             f"POST {self.target} HTTP/1.1\r\nHost: {self._authority}\r\nAccept: application/json\r\n"
-            f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
+            f"Content-Type: application/json\r\n{more}Content-Length: {len(body)}\r\n\r\n"
         )
-        return head.encode("ascii") + body
+        return head.encode("latin-1") + body
 
 
 def parse_url(text: str) -> Url:

@@ -6,7 +6,7 @@ import msgspec
 
 from benchmarks.openloop.results import Rate, Scenario, ServerResult
 from benchmarks.openloop.schedule import seconds_for
-from benchmarks.openloop.search import PERCENTS, highest_rate
+from benchmarks.openloop.search import highest_rate, require_search
 from benchmarks.openloop.trace import unmeasured
 from serving.errors import BadRequest
 
@@ -30,8 +30,9 @@ class Plan(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     seed: int = 0
 
     def require(self) -> None:
-        """Raises BadRequest where the first rate could not be judged."""
-        if self.percent in PERCENTS and self.start_rps > 0 and (why := self._too_slow(self.start_rps)):
+        """Raises BadRequest where there is nothing to search, or the first rate could not be judged."""
+        require_search(bound_ms=self.bound_ms, percent=self.percent, start_rps=self.start_rps, steps=self.steps)
+        if why := self._too_slow(self.start_rps):
             raise BadRequest(why)
 
     def search(self, measure: Callable[[float, float], Rate], *, scenario: Scenario) -> ServerResult:

@@ -10,8 +10,8 @@ Scenario = Literal["http", "engine"]
 class Rate(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """One offered rate, held for `seconds`; every request of that time counts, and none of the warm-up before it.
 
-    sent: requests whose time came; each is `answered`, `refused` (503: no room) or `failed` (another status, a broken
-        connection, no connection free, no answer in time).
+    sent: requests whose time came; each is `answered`, `refused` (503 or 429: no room) or `failed` (another status, a
+        broken connection, no connection free, no answer in time).
     p50_ms, p90_ms, p99_ms: latency from the time the request was *scheduled* for. One without an answer counts as
         slower than any, so shedding load never makes a percentile better. None where n is too small, and where the
         percentile falls among requests without an answer.

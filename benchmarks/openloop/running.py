@@ -41,6 +41,7 @@ def real_server(bundle: Path, *, threads: int, queue: int, cores: Sequence[int])
         Failure: it did not start; its own message.
     """
     command = ["serving", str(bundle.resolve()), "--port", "0", "--threads", str(threads), "--queue", str(queue)]
+    command += ["--max-connections", "65536"]  # an open loop has one for each request that is not answered yet
     with running(command, cores=cores) as server:
         yield server
 
@@ -61,7 +62,7 @@ def running(arguments: Sequence[str], *, cores: Sequence[int]) -> Iterator[Runni
 
 @contextmanager
 def _started(arguments: Sequence[str], *, cores: Sequence[int], stderr: int) -> "Iterator[subprocess.Popen[str]]":
-    with _on(cores):
+    with on_cores(cores):
         process = subprocess.Popen(
             [sys.executable, "-m", "benchmarks.child", *arguments],
             cwd=CHECKOUT,
@@ -77,7 +78,7 @@ def _started(arguments: Sequence[str], *, cores: Sequence[int], stderr: int) -> 
 
 
 @contextmanager
-def _on(cores: Sequence[int]) -> Iterator[None]:
+def on_cores(cores: Sequence[int]) -> Iterator[None]:
     """What this thread starts meanwhile inherits its cores, from the first instruction on."""
     before = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else ()
     pin(cores)

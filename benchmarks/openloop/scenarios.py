@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Final
+from typing import Final, Protocol
 
 from benchmarks.children import run_child
 from benchmarks.openloop.client import ClientJob
@@ -11,7 +11,7 @@ from benchmarks.openloop.engine import EngineJob
 from benchmarks.openloop.messages import body_of
 from benchmarks.openloop.plan import Plan
 from benchmarks.openloop.results import Rate, ServerResult
-from benchmarks.openloop.running import Running, real_server
+from benchmarks.openloop.running import real_server
 from benchmarks.openloop.trace import Trace
 from serving.bundle import Item, read_bundle
 from serving.errors import BadRequest, Failure
@@ -21,6 +21,12 @@ from serving.tuning import Setting, plain
 QUEUE: Final = 64  # what the server lets wait unless it is told otherwise
 _FEWEST_CONNECTIONS: Final = 64
 Tell = Callable[[int], None]  # how many rates have been asked about
+
+
+class Alive(Protocol):
+    """A server that we started."""
+
+    def require_alive(self) -> None: ...  # a Failure where it has ended
 
 
 def load_bundle(
@@ -59,9 +65,12 @@ def load_url(
     plan: Plan,
     cores: Sequence[int] = (),
     tell: Tell = lambda _: None,
-    server: Running | None = None,
+    server: Alive | None = None,
+    headers: Sequence[tuple[str, str]] = (),
+    connections: int | None = None,
 ) -> ServerResult:
-    """Over HTTP against whatever listens at `url`; a generator process for each rate, on `cores`."""
+    """Over HTTP against whatever listens at `url`; a generator process for each rate, on `cores`, over `connections`,
+    by default as many as the rate needs."""
     asked = 0
 
     def measure(rps: float, seconds: float) -> Rate:
@@ -74,8 +83,9 @@ def load_url(
             seconds=seconds,
             warm_s=plan.warm_s,
             seed=plan.seed,
-            connections=connections_for(rps, bound_ms=plan.bound_ms),
+            connections=connections or connections_for(rps, bound_ms=plan.bound_ms),
             cores=tuple(cores),
+            headers=tuple(headers),
         )
         rate = offer_http(job, server=server)
         asked += 1
@@ -85,18 +95,23 @@ def load_url(
     return plan.search(measure, scenario="http")
 
 
-def offer_http(job: ClientJob, *, server: Running | None = None) -> Rate:
+def offer_http(job: ClientJob, *, server: Alive | None = None) -> Rate:
     """One rate, by a generator process of its own. Where the server is ours and has ended, that is the failure."""
+    return trace_http(job, server=server).rate()
+
+
+def trace_http(job: ClientJob, *, server: Alive | None = None) -> Trace:
+    """The same, raw."""
     module = "benchmarks.openloop.client"
     try:
-        rate = run_child(job, result_type=Trace, threads=1, tell=lambda _: None, module=module).rate()
+        trace = run_child(job, result_type=Trace, threads=1, tell=lambda _: None, module=module)
     except Failure:
         if server:
             server.require_alive()
         raise
     if server:
         server.require_alive()
-    return rate
+    return trace
 
 
 def load_engine(

@@ -31,7 +31,7 @@ def highest_rate(
     Raises:
         BadRequest: a percentile that points do not have, or nothing to search.
     """
-    _require(bound_ms=bound_ms, percent=percent, start_rps=start_rps, steps=steps)
+    require_search(bound_ms=bound_ms, percent=percent, start_rps=start_rps, steps=steps)
     points: list[Rate] = []
     kept, broken = 0.0, math.inf
     left = {False: 1 + MOST_DOUBLINGS, True: steps}  # by whether there is something to bisect
@@ -74,7 +74,8 @@ def _next_rps(kept: float, broken: float, *, start_rps: float) -> float:
     return 2 * kept if broken == math.inf else math.sqrt(kept * broken)
 
 
-def _require(*, bound_ms: float, percent: int, start_rps: float, steps: int) -> None:
+def require_search(*, bound_ms: float, percent: int, start_rps: float, steps: int) -> None:
+    """Raises BadRequest: a percentile that points do not have, or nothing to search."""
     if percent not in PERCENTS:
         known = ", ".join(f"p{each}" for each in PERCENTS)
         raise BadRequest(f"a rate cannot be bounded by p{percent}: its points have {known}")

@@ -13,6 +13,7 @@ from benchmarks.openloop.schedule import requests_for
 NO_ANSWER: Final = 0  # the status of a request that none came for: its connection broke, or there was none
 NEVER: Final = -1  # the time of what did not happen
 REFUSED: Final = 503
+REFUSALS: Final = (429, REFUSED)  # a server says by either that it has too much to do
 LATEST_MS: Final = 1.0  # a generator whose p99 lateness exceeds this did not offer what it says
 
 
@@ -20,7 +21,7 @@ class Trace(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """One run, raw: a list entry per request, times in nanoseconds from the start, in the order of the schedule.
 
     Requests due in the first `warm_s` are sent and not counted; `status` is HTTP's, or NO_ANSWER; `done_ns` is NEVER
-    where no answer came.
+    where no answer came. `timing` holds what answers' Server-Timing says; it is empty where nobody asked for it.
     """
 
     offered_rps: float
@@ -30,6 +31,7 @@ class Trace(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     sent_ns: list[int]
     done_ns: list[int]
     status: list[int]
+    timing: list[str] = []
 
     def latencies_ms(self) -> npt.NDArray[np.float64]:
         """From the time each was due, in the order of the schedule; infinite where no good answer came."""
@@ -42,7 +44,7 @@ class Trace(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         status = self._statuses(counted)
         latencies_ms = np.sort(self.latencies_ms())
         late_ms = np.sort(self._after_due_ms(self.sent_ns, counted))
-        answered, refused = int(np.isfinite(latencies_ms).sum()), int((status == REFUSED).sum())
+        answered, refused = int(np.isfinite(latencies_ms).sum()), int(np.isin(status, REFUSALS).sum())
         late_p50_ms, late_p99_ms = (_nearest_rank(late_ms, percent) for percent in (50, 99))
         return Rate(
             offered_rps=self.offered_rps,

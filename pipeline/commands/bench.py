@@ -147,10 +147,10 @@ def _serve(bound_ms: float | None, scenario: Literal["engine", "http"]) -> Any:
     return ServerConfig(scenario=scenario, bound_ms=require_bound(bound_ms)).serve()
 
 
-def require_bound(bound_ms: float) -> float:
+def require_bound(bound_ms: float, *, option: str = "--bound-ms") -> float:
     """The bound on p99 that a user gave; BadRequest where it is none."""
     if not 0 < bound_ms < math.inf:
-        raise BadRequest(f"--bound-ms {bound_ms:g}: give a number above 0")
+        raise BadRequest(f"{option} {bound_ms:g}: give a number above 0")
     return bound_ms
 
 

@@ -274,11 +274,10 @@ def test_a_child_killed_by_the_kernel_is_told_with_the_signal_and_a_hint(
     )
 
 
-def test_a_child_gets_the_thread_settings_before_any_library_loads(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    code = "import os, sys\nsys.exit(' '.join(os.environ[k] for k in ('OMP_NUM_THREADS', 'TOKENIZERS_PARALLELISM')))"
-    assert dying(tmp_path, monkeypatch, code).endswith("its last lines:\n  1 false")
+def test_a_child_gets_its_settings_before_any_library_loads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    names = ("OMP_NUM_THREADS", "TOKENIZERS_PARALLELISM", "ORT_DISABLE_TELEMETRY")
+    code = f"import os, sys\nsys.exit(' '.join(os.environ[k] for k in {names}))"
+    assert dying(tmp_path, monkeypatch, code).endswith("its last lines:\n  1 false 1")
 
 
 def test_a_child_is_ended_when_its_parent_is_interrupted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,7 +11,7 @@ import pytest
 from benchmarks.children import run_child
 from benchmarks.openloop import client
 from benchmarks.openloop.answerer import answer_of, one_at_a_time
-from benchmarks.openloop.client import ClientJob
+from benchmarks.openloop.client import ClientJob, Stretch
 from benchmarks.openloop.running import Running, running
 from benchmarks.openloop.schedule import poisson_ns
 from benchmarks.openloop.trace import Trace
@@ -124,3 +124,29 @@ def test_the_constant_answer_is_a_whole_message() -> None:
         b"HTTP/1.1 200 Constant\r\nContent-Type: application/json\r\nConnection: close\r\nContent-Length: 15\r\n\r\n"
         b'{"results": []}'
     )
+
+
+def test_a_second_rate_follows_the_first_without_a_pause(server: Running) -> None:
+    then = (Stretch(rps=1000.0, seconds=0.3), Stretch(rps=50.0, seconds=0.4))
+    trace = client.run(job(f"{server.url}/", rps=100.0, seconds=0.4, then=then, connections=32))
+    parts = [
+        [ns / 1e9 for ns in trace.due_ns if begin <= ns / 1e9 < end]
+        for begin, end in ((0, 0.5), (0.5, 0.8), (0.8, 1.2))
+    ]
+    assert sum(map(len, parts)) == len(trace.due_ns) == len(trace.status)
+    assert trace.due_ns == sorted(trace.due_ns)
+    assert len(parts[1]) > 2 * len(parts[0]) > 2 * len(parts[2]) > 0
+    assert trace.timing == []
+
+
+def test_what_answers_say_of_their_times_stands_beside_each_request(server: Running) -> None:
+    trace = client.run(job(f"{server.url}/", timed=True))
+    assert trace.timing == [""] * len(trace.due_ns), "this server says nothing"
+
+
+def test_one_request_tells_whether_a_load_makes_sense(server: Running) -> None:
+    client.require_answer(job(f"{server.url}/"))
+    with pytest.raises(Transient, match=r"took 0 of 1 connections"):
+        client.require_answer(job("http://127.0.0.1:9/"))
+    with pytest.raises(BadRequest, match=r"^0 requests/s for 0.6 s cannot be offered"):
+        client.require_answer(job(f"{server.url}/", rps=0.0))

@@ -2,9 +2,9 @@
 
 import threading
 import time
-from collections.abc import Sequence
-from concurrent.futures import Future
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 from fakes import tiny_bundle
@@ -14,9 +14,10 @@ from benchmarks.openloop.engine import EngineJob, EngineWire, offer
 from benchmarks.openloop.generator import Event
 from benchmarks.openloop.plan import Plan
 from benchmarks.openloop.trace import REFUSED
-from serving.batcher import Batcher, Overloaded
+from serving.batcher import Batcher
 from serving.bundle import Item
 from serving.errors import BadRequest
+from serving.tickets import Overloaded, Ticket
 from serving.tuning import Setting
 
 REQUESTS = ((("good",),), (("bad bad good",),), (("a fine day",),))
@@ -24,27 +25,28 @@ QUICK = Plan(bound_ms=200.0, percent=50, start_rps=50.0, steps=2, seconds=0.4, w
 
 
 def test_an_answer_a_failure_and_a_refusal_end_a_request() -> None:
-    futures: list[Future[None]] = []
+    tickets: list[Ticket[str]] = []
     clock = iter(range(100, 200))
 
-    def submit(items: Sequence[Item]) -> "Future[None]":
-        if len(futures) == 3:
+    def submit(items: Sequence[Item], *, done: Callable[[Ticket[Any]], None]) -> None:
+        if len(tickets) == 3:
             raise Overloaded("the server is full", retry_after_s=1)
-        futures.append(Future())
-        return futures[-1]
+        tickets.append(Ticket(items, done=done, expires_s=1.0))
 
     wire = EngineWire(submit, REQUESTS, clock=lambda: next(clock))
     for number in range(4):
         wire.send(number)
-    futures[1].set_exception(BadRequest("item 0 has no token"))
-    futures[2].cancel()
-    futures[0].set_result(None)
-    assert wire.poll() == [Event(3, REFUSED, 100), Event(1, 500, 101), Event(2, 500, 102), Event(0, 200, 103)]
+    tickets[1].error = BadRequest("item 0 has no token")
+    tickets[2].error = Overloaded("it waited too long", retry_after_s=1)
+    tickets[0].result = "an answer"
+    for number in (1, 2, 0):
+        tickets[number].done(tickets[number])
+    assert wire.poll() == [Event(3, REFUSED, 100), Event(1, 500, 101), Event(2, REFUSED, 102), Event(0, 200, 103)]
     assert wire.poll() == []
 
 
 def test_resting_ends_before_the_next_request_is_due_and_lets_others_run() -> None:
-    wire = EngineWire(lambda _: Future(), REQUESTS, clock=time.perf_counter_ns)
+    wire = EngineWire(lambda _, done: None, REQUESTS, clock=time.perf_counter_ns)
     beside = threading.Event()
     thread = threading.Thread(target=beside.set)
     thread.start()
@@ -58,10 +60,11 @@ def test_resting_ends_before_the_next_request_is_due_and_lets_others_run() -> No
 def test_requests_are_taken_in_turn_and_all_are_answered() -> None:
     seen: list[Sequence[Item]] = []
 
-    def compute(items: Sequence[Item]) -> None:
-        seen.append(items)
+    def compute(lane: str, jobs: Sequence[Sequence[Item]]) -> list[str]:
+        seen.extend(jobs)
+        return ["an answer"] * len(jobs)
 
-    batcher = Batcher(compute, executors=1, limit=1000)
+    batcher: Batcher[str] = Batcher(compute, executors=1, limit=1000)  # type: ignore[arg-type]  # of texts alone
     trace = offer(batcher.submit, REQUESTS, rps=200, seconds=0.4, warm_s=0.1, seed=4)
     batcher.close()
     assert [tuple(items) for items in seen[:4]] == [*REQUESTS, REQUESTS[0]]
@@ -72,7 +75,11 @@ def test_requests_are_taken_in_turn_and_all_are_answered() -> None:
 
 
 def test_a_queue_that_is_full_refuses_and_the_load_goes_on() -> None:
-    batcher = Batcher(lambda _: time.sleep(0.05), executors=1, limit=2)
+    def slow(lane: str, jobs: Sequence[Sequence[Item]]) -> list[str]:
+        time.sleep(0.05 * len(jobs))
+        return ["an answer"] * len(jobs)
+
+    batcher: Batcher[str] = Batcher(slow, executors=1, limit=2)  # type: ignore[arg-type]  # of texts alone
     rate = offer(batcher.submit, REQUESTS, rps=200, seconds=0.5, warm_s=0.0).rate()
     batcher.close()
     assert rate.refused > rate.answered > 0

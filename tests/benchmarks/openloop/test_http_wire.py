@@ -326,3 +326,16 @@ def test_a_good_first_answer_is_the_beginning() -> None:
         wire.first_answer()
         assert asked(wire, 1) == 200
         assert server.bodies == [b"0", b"1"]
+
+
+def test_what_answers_say_of_their_times_is_kept_by_request_where_it_is_asked_for() -> None:
+    server = Scripted([[status(200, extra=b"Server-Timing: infer;dur=1.5\r\n")], [OK]])
+    url = parse_url(f"http://127.0.0.1:{server.port}/classify")
+    wire = HttpWire(address_of(url.host, url.port), [url.post(b"0")], clock=time.perf_counter_ns, timed=True)
+    try:
+        wire.open(1)
+        assert [asked(wire, number) for number in (0, 1)] == [200, 200]
+        assert wire.timings == {0: "infer;dur=1.5", 1: ""}
+    finally:
+        wire.close()
+        server.stop()

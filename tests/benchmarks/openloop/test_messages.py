@@ -39,3 +39,10 @@ def test_what_is_no_plain_http_url_is_refused(text: str) -> None:
 def test_a_body_holds_texts_or_pairs() -> None:
     assert body_of([('a "b"',), ("ü",)]) == '{"texts":["a \\"b\\"","ü"]}'
     assert body_of([("a", "b")]) == '{"texts":[["a","b"]]}'
+
+
+def test_further_headers_come_beside_those_of_every_request() -> None:
+    message = parse_url("http://h:1/p").post(b"{}", headers=(("Authorization", "Bearer k"), ("X-A", "b: c")))
+    head, _, body = message.partition(b"\r\n\r\n")
+    assert head.split(b"\r\n")[-3:] == [b"Authorization: Bearer k", b"X-A: b: c", b"Content-Length: 2"]
+    assert body == b"{}"
