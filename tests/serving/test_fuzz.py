@@ -122,10 +122,10 @@ def answers(server: Running, sent: bytes) -> bytes:
                     told = told.partition(b"\r\n\r\n")[2]
                 if told:
                     break
-        except TimeoutError:
-            pass  # it waits for more, which does not come
-        except ConnectionError:
-            pass  # it was told while it was still sending
+        except TimeoutError:  # it waits for more, which does not come
+            return told
+        except ConnectionError:  # it was told while it was still sending
+            return told
         return told
 
 

@@ -52,14 +52,13 @@ def test_a_bundle_is_served_and_loaded_over_http(tmp_path: Path, task: str) -> N
 
 def until_on_time(measure: Callable[[Callable[[int], None]], ServerResult]) -> tuple[ServerResult, list[int]]:
     """What is found, and told meanwhile, by a generator that kept its times: beside other processes it lags now and
-    then, which voids the first point, and then what is known of a rate is nothing. Measured again ten times at most; a
-    machine on which it lags each time is too busy to say anything, and that is said."""
+    then, which voids the first point, and then what is known of a rate is nothing. Measured again ten times at most."""
     for _ in range(10):
         told: list[int] = []
         found = measure(told.append)
         if not found.points[0].void:
-            return found, told
-    pytest.skip(f"the generator was late ten times of ten, this machine is busy: {found.points[0].void}")
+            break
+    return found, told
 
 
 def test_a_bundle_is_loaded_in_process(tmp_path: Path) -> None:
