@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from benchmarks.children import CHECKOUT, failure_of, last_lines
 from benchmarks.pinning import pin
@@ -74,7 +74,7 @@ def _started(arguments: Sequence[str], *, cores: Sequence[int], stderr: int) -> 
     try:
         yield process
     finally:
-        _stop(process)
+        stop(process)
 
 
 @contextmanager
@@ -88,7 +88,8 @@ def on_cores(cores: Sequence[int]) -> Iterator[None]:
         pin(tuple(before))
 
 
-def _stop(process: "subprocess.Popen[str]") -> None:
+def stop(process: "subprocess.Popen[Any]") -> None:
+    """Ask it to end, and then make it."""
     process.terminate()
     try:
         process.wait(_STOP_S)

@@ -17,7 +17,7 @@ import msgspec
 
 from benchmarks.child import end_with_parent
 from benchmarks.children import CHECKOUT, failure_of, last_lines
-from benchmarks.openloop.running import on_cores
+from benchmarks.openloop.running import on_cores, stop
 from benchmarks.serving.asking import Answered, answer_of
 from benchmarks.serving.contestants import CLASSIFIER, Peer
 from serving.bundle import Bundle
@@ -25,7 +25,6 @@ from serving.errors import Failure, Transient
 
 READY_S: Final = 120.0  # a server that answers nothing by then is given up
 LOG: Final = "server.log"
-_STOP_S: Final = 20.0
 _PAUSE_S: Final = 0.02
 # Said to every peer as our own server says it to itself.
 ONE_THREAD: Final = ("OMP_NUM_THREADS=1", "MKL_NUM_THREADS=1", "OPENBLAS_NUM_THREADS=1", "TOKENIZERS_PARALLELISM=false")
@@ -174,12 +173,7 @@ def _until_good(start: _Start, process: "subprocess.Popen[bytes]", *, url: str, 
 
 def _stop(process: "subprocess.Popen[bytes]") -> None:
     """It, and whatever it has started."""
-    process.terminate()
-    try:
-        process.wait(_STOP_S)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        process.wait()
+    stop(process)
     try:
         os.killpg(process.pid, signal.SIGKILL)
     except ProcessLookupError:
