@@ -679,11 +679,16 @@ def test_a_stage_that_is_only_read_leaves_an_unfinished_run_as_it_is(place: Plac
     assert any((place.root / "outbox").glob("*.open"))
 
 
-def test_of_an_unfinished_run_what_was_sealed_is_told_and_it_stays_unfinished(place: Place) -> None:
+def killed_at_both(place: Place) -> None:
+    """A process that began with two steps and was killed."""
     first = place.recorder()
     for label in ("distill-small", "distill-tiny"):
         begin(first, label)
     killed(first)
+
+
+def test_of_an_unfinished_run_what_was_sealed_is_told_and_it_stays_unfinished(place: Place) -> None:
+    killed_at_both(place)
     with place.recorder() as again:
         again.done(*done(place, "distill-small"))
     assert statuses(place) == [("distill-tiny", "KILLED"), ("distill-small", "FINISHED"), (PARENT, "KILLED")]
@@ -691,10 +696,7 @@ def test_of_an_unfinished_run_what_was_sealed_is_told_and_it_stays_unfinished(pl
 
 
 def test_a_process_that_goes_on_tells_what_the_killed_one_sealed(place: Place) -> None:
-    first = place.recorder()
-    for label in ("distill-small", "distill-tiny"):
-        begin(first, label)
-    killed(first)
+    killed_at_both(place)
     with place.recorder() as again:
         again.done(*done(place, "distill-small"))
         begin(again, "benchmark")
