@@ -12,7 +12,7 @@ from pipeline.errors import BadRequest, Inconclusive
 from pipeline.progress import Console, summary_console
 
 if TYPE_CHECKING:
-    from benchmarks.load import Loaded
+    from benchmarks.load import Loaded, Target
     from serving.bundle import Item
 
 CACHE: Final = Path(".retort/cache")
@@ -82,31 +82,31 @@ def load(
     not understand the requests (its first answer is told); 75: it is not there.
     """
     from benchmarks.load import Target
-    from benchmarks.load import find_peak as search
-    from benchmarks.load import load_rate as offer
-    from benchmarks.openloop.plan import Plan
 
-    rps = require_bound(rate, option="--rate")
-    held_s = require_bound(seconds if seconds is not None else 5.0 if find_peak else 30.0, option="--seconds")
-    target = Target(
-        _address(url, route=route, protocol=protocol),
-        _bodies(data, text=text, template=body_template, protocol=protocol),
-        _headers(header or (), api_key_file),
-        connections,
-        seed,
-    )
-    if find_peak:
-        bound_ms = require_bound(within_ms, option="--within-ms")
-        plan = Plan(bound_ms=bound_ms, percent=percent, start_rps=rps, seconds=held_s, seed=seed)
-        with Console().bar("rates", total=None, unit="rate") as bar:
-            loaded = search(target, plan=plan, tell=lambda _: bar.advance())
-    else:
-        loaded = offer(target, rps=rps, seconds=held_s)
+    bodies = _bodies(data, text=text, template=body_template, protocol=protocol)
+    at, sent = _address(url, route=route, protocol=protocol), _headers(header or (), api_key_file)
+    target = Target(at, bodies, sent, connections, seed)
+    loaded = _offered(target, rate=rate, seconds=seconds, bound_ms=within_ms if find_peak else None, percent=percent)
     with for_people(unless=json_only):
         _show(loaded, out)
     echo(msgspec.structs.replace(loaded, latencies_ms=()))
     if loaded.void:
         raise Inconclusive(f"the load says nothing about the server: {loaded.void}")
+
+
+def _offered(target: "Target", *, rate: float, seconds: float | None, bound_ms: float | None, percent: int) -> "Loaded":
+    """One rate, or with a bound the search for the highest."""
+    from benchmarks.load import find_peak, load_rate
+    from benchmarks.openloop.plan import Plan
+
+    rps = require_bound(rate, option="--rate")
+    held_s = require_bound(seconds if seconds is not None else 30.0 if bound_ms is None else 5.0, option="--seconds")
+    if bound_ms is None:
+        return load_rate(target, rps=rps, seconds=held_s)
+    bound_ms = require_bound(bound_ms, option="--within-ms")
+    plan = Plan(bound_ms=bound_ms, percent=percent, start_rps=rps, seconds=held_s, seed=target.seed)
+    with Console().bar("rates", total=None, unit="rate") as bar:
+        return find_peak(target, plan=plan, tell=lambda _: bar.advance())
 
 
 def _address(url: str, *, route: str | None, protocol: str) -> str:
