@@ -5,9 +5,11 @@ import contextlib
 import gc
 import json
 import socket
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -20,6 +22,7 @@ from serving.heads import Limits
 from serving.listening import bind, keep_out, listen
 
 WAIT_S = 10
+PLACES = (str(Path(Connections.__init__.__code__.co_filename).parent), __file__)
 BIG = 32 * 2**20
 GET = b"GET /a HTTP/1.1\r\nHost: here\r\n\r\n"
 QUICK = Limits(connections=8, head_s=0.4, idle_s=0.4, read_s=0.4, linger_s=0.4, ahead=4, head_bytes=4096, headers=20)
@@ -376,16 +379,32 @@ def test_a_request_knows_when_its_head_was_read_though_others_are_before_it(fron
     assert after["asked_s"] - after["started_s"] > 0.15
 
 
+def of_the_front(thing: Any) -> bool:
+    """Whether the server made it or it runs the server's code: threads of tests before leave garbage of their own."""
+    codes = [getattr(thing, name, None) for name in ("f_code", "cr_code", "gi_code", "__code__")]
+    files = [code.co_filename for code in codes if code is not None]
+    return type(thing).__module__.startswith("serving.") or any(name.startswith(PLACES) for name in files)
+
+
+def test_a_connection_that_holds_itself_would_be_seen_as_garbage(front: Open) -> None:
+    assert [of_the_front(thing) for thing in (front.connections, Connections.__init__, sys._getframe())] == [True] * 3
+    assert not of_the_front(threading.Event().wait)
+
+
 def test_requests_and_connections_leave_nothing_for_the_garbage_collector(front: Open) -> None:
     until(lambda: len(front.connections) == 0)
     gc.collect()
     gc.disable()
+    gc.set_debug(gc.DEBUG_SAVEALL)
     try:
         for _ in range(50):
             front.say(request("/1", b"body") + request("/2", headers=LAST))
         until(lambda: len(front.connections) == 0)
-        assert gc.collect() < 50
+        gc.collect()
+        assert [thing for thing in gc.garbage if of_the_front(thing)] == []
     finally:
+        gc.set_debug(0)
+        gc.garbage.clear()
         gc.enable()
 
 
