@@ -26,7 +26,8 @@ def silent_nncf() -> Iterator[Any]:
         raise BadRequest("NNCF is not installed here: pip install 'retort[quantization]'")
     with redirect_stdout(io.StringIO()), below_error_muted():
         library = _imported()
-        library.set_log_level(logging.ERROR)
+        # Its logger alone: NNCF's own set_log_level changes every handler it finds there, whoever's they are.
+        logging.getLogger(library.__name__).setLevel(logging.ERROR)
         yield library
 
 

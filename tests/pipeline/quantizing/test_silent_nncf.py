@@ -1,5 +1,6 @@
 """NNCF is used without a word, and without its reports to its makers."""
 
+import logging
 import subprocess
 import sys
 from pathlib import Path
@@ -37,6 +38,18 @@ def test_where_another_was_first_its_sender_is_replaced() -> None:
     )
     done = subprocess.run([sys.executable, "-c", first], cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.stdout.splitlines()[-1].startswith("MagicMock"), done.stderr
+
+
+def test_handlers_that_others_put_on_its_logger_keep_their_level() -> None:
+    """pytest puts the one that caplog reads there: with NNCF's set_log_level, warnings of later tests were not seen."""
+    theirs = logging.NullHandler()
+    logging.getLogger("nncf").addHandler(theirs)
+    try:
+        with silenced():
+            assert logging.getLogger("nncf").getEffectiveLevel() == logging.ERROR
+        assert theirs.level == logging.NOTSET
+    finally:
+        logging.getLogger("nncf").removeHandler(theirs)
 
 
 def test_where_it_is_not_installed_the_way_out_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
