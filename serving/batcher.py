@@ -129,9 +129,9 @@ class Batcher(Generic[R]):
         """Tell those that this thread was at, and start another."""
         _log.error("%s was lost (%r); another takes its place", threading.current_thread().name, lost)
         call = self.queue.finished()
+        self._threads.discard(threading.current_thread())
+        self._start()  # first: whatever becomes of the telling
         for ticket in call.batch if call is not None else ():
             if ticket.result is None and ticket.error is None:
                 ticket.error = ExecutorLost("what computed this request was lost; send it again")
             ticket.tell()
-        self._threads.discard(threading.current_thread())
-        self._start()

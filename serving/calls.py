@@ -11,13 +11,15 @@ STALLED_TIMES: Final = 20.0  # what it was predicted to take
 
 
 class Call(NamedTuple, Generic[R]):
-    """Of the jobs in `batch`, predicted to cost `cost_s`, and expected to end at `ends_s` by the queue's clock."""
+    """Of the jobs in `batch`, predicted to cost `cost_s`, and expected to end at `ends_s` by the queue's clock;
+    `aside`: nobody waits for it."""
 
     batch: list[Ticket[R]]
     cost_s: float
     started_s: float
     ends_s: float
     stalled_s: float
+    aside: bool
 
 
 class Calls(Generic[R]):
@@ -29,10 +31,12 @@ class Calls(Generic[R]):
     def __len__(self) -> int:
         return len(self._by_thread)
 
-    def begin(self, batch: list[Ticket[R]], *, cost_s: float, takes_s: float, now_s: float) -> None:
+    def begin(
+        self, batch: list[Ticket[R]], *, cost_s: float, takes_s: float, now_s: float, aside: bool = False
+    ) -> None:
         """This thread begins with it."""
         stalled_s = now_s + max(STALLED_S, STALLED_TIMES * takes_s)
-        self._by_thread[threading.get_ident()] = Call(batch, cost_s, now_s, now_s + takes_s, stalled_s)
+        self._by_thread[threading.get_ident()] = Call(batch, cost_s, now_s, now_s + takes_s, stalled_s, aside)
 
     def end(self) -> Call[R] | None:
         """This thread is done with what it was at, if it was at anything."""
@@ -47,5 +51,9 @@ class Calls(Generic[R]):
         return sum(max(0.0, call.ends_s - now_s) for call in self._by_thread.values())
 
     def stalled(self, now_s: float) -> bool:
-        """Whether one of them should have ended long ago."""
-        return any(now_s > call.stalled_s for call in self._by_thread.values())
+        """Whether one of them should have ended long ago, and somebody waits for it."""
+        return any(now_s > call.stalled_s and not call.aside for call in self._by_thread.values())
+
+    def all_aside(self) -> bool:
+        """Whether nobody waits for any of them, as where there is none."""
+        return all(call.aside for call in self._by_thread.values())

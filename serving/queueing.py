@@ -14,6 +14,7 @@ from serving.admission import Admission, overloaded
 from serving.calls import STALLED_S, Call, Calls
 from serving.costs import Costs
 from serving.merging import next_call
+from serving.pace import Pace
 from serving.tickets import Expired, Overloaded, Ticket
 
 R = TypeVar("R")
@@ -32,6 +33,7 @@ class Queue(Generic[R]):
         self._jobs: deque[Ticket[R]] = deque()
         self._aside: deque[Ticket[R]] = deque()
         self._calls: Calls[R] = Calls()
+        self._aside_pace = Pace(self.door.pace.job_s)  # of another model than the one whose costs are known
         self._changed = threading.Condition()
         self._idle = 0  # executors that wait
         self._waiting_s = 0.0  # of the jobs one by one, as predicted
@@ -64,7 +66,7 @@ class Queue(Generic[R]):
         """Whether a call does not end, or nobody takes what waits: the process is of no use."""
         with self._changed:
             now_s = self.clock()
-            untaken = bool(self._jobs) and not len(self._calls) and now_s - self._moved_s > STALLED_S
+            untaken = bool(self._jobs) and self._calls.all_aside() and now_s - self._moved_s > STALLED_S
             return untaken or self._calls.stalled(now_s)
 
     # -- coming in -----------------------------------------------------------------------------------------------------
@@ -135,7 +137,7 @@ class Queue(Generic[R]):
         ticket.cost_s = self.costs.cost_of(ticket.items)
 
     def _append(self, ticket: Ticket[R], *, first: bool = False) -> None:
-        if not self._jobs and not len(self._calls):
+        if not self._jobs and self._calls.all_aside():
             self._moved_s = ticket.admitted_s
         (self._jobs.appendleft if first else self._jobs.append)(ticket)
         self._waiting_s += ticket.cost_s
@@ -201,7 +203,8 @@ class Queue(Generic[R]):
                 return None
             self._moved_s = now_s = self.clock()
             alone_s, jobs = sum(ticket.cost_s for ticket in call.batch), len(call.batch)
-            self.door.pace.learn(took_s=now_s - call.started_s, call_s=call.cost_s, alone_s=alone_s, jobs=jobs)
+            pace = self._aside_pace if call.aside else self.door.pace
+            pace.learn(took_s=now_s - call.started_s, call_s=call.cost_s, alone_s=alone_s, jobs=jobs)
             return call
 
     def _await_work(self) -> None:
@@ -224,11 +227,13 @@ class Queue(Generic[R]):
     def _batch(self) -> tuple[list[Ticket[R]], list[Ticket[R]]]:
         """Those that are too late, and one call's jobs. They are written down as this thread's before they leave the
         queue: with a thread that is killed none is lost."""
-        now_s, source = self.clock(), self._jobs or deque(islice(self._aside, 1))
-        slowness = self.door.pace.slowness
+        now_s, aside = self.clock(), not self._jobs
+        source = deque(islice(self._aside, 1)) if aside else self._jobs
+        slowness = (self._aside_pace if aside else self.door.pace).slowness
         found = next_call(source, spare=self._idle, costs=self.costs, slowness=slowness, now_s=now_s)
         if found.batch:
-            self._calls.begin(found.batch, cost_s=found.cost_s, takes_s=found.cost_s * slowness, now_s=now_s)
+            takes_s = found.cost_s * slowness
+            self._calls.begin(found.batch, cost_s=found.cost_s, takes_s=takes_s, now_s=now_s, aside=aside)
         gone = {id(job) for job in (*found.late, *found.batch)}
         if self._jobs:
             self._keep(job for job in self._jobs if id(job) not in gone and not job.is_over)

@@ -1,5 +1,6 @@
 """A request's place in the queue, and what can become of it other than an answer."""
 
+import logging
 from collections.abc import Callable, Sequence
 from typing import Any, Generic, TypeVar
 
@@ -7,6 +8,7 @@ from serving.engine import Given
 from serving.errors import Transient
 
 R = TypeVar("R")
+_log = logging.getLogger(__name__)
 
 
 class Overloaded(Transient):
@@ -73,7 +75,11 @@ class Ticket(Generic[R]):
         return self.cancelled or self.told
 
     def tell(self) -> None:
-        """Call `done`, once; a thread that is killed in here leaves room for a second call, better than none."""
+        """Call `done`, once; a thread that is killed in here leaves room for a second call, better than none. What
+        `done` raises is a bug of the asker's own: the others of its call, and the thread, go on."""
         if not self.told:
-            self.done(self)
+            try:
+                self.done(self)
+            except Exception:  # noqa: BLE001 - whatever it is
+                _log.exception("a request's answer could not be handed over")
             self.told = True

@@ -31,12 +31,13 @@ class World:
         dropped = self.queue.put_aside(self.job(name))
         return None if dropped is None else str(dropped.items[0][0])
 
-    def take(self) -> list[str]:
-        """What an executor gets; fails where it would wait."""
+    def take(self, *, takes_s: float = 0.0) -> list[str]:
+        """What an executor gets, and is done with after so long; fails where it would wait."""
         got: list[list[Ticket[str]]] = []
 
         def take() -> None:
             got.append(self.queue.take())
+            self.clock.advance(takes_s)
             self.queue.finished()
 
         executor = threading.Thread(target=take, daemon=True)
@@ -162,3 +163,27 @@ def test_a_queue_that_closes_forgets_it(world: World) -> None:
     assert (world.take(), world.take(), world.aside("shadow")) == (["somebody's"], [], "shadow")
     with pytest.raises(Overloaded):
         world.queue.put(world.job("late"))
+
+
+def test_how_long_it_takes_says_nothing_of_what_somebody_waits_for(world: World) -> None:
+    for _ in range(20):  # by a shadow that is three times as slow as the model whose costs are known
+        world.aside("shadow")
+        world.clock.advance(1.0)
+        cost_s = world.queue._aside[0].cost_s
+        world.take(takes_s=3 * cost_s)
+    assert world.queue.door.pace.slowness == 1.0
+    assert world.queue._aside_pace.slowness == pytest.approx(3.0, rel=0.2)
+
+
+def test_one_that_hangs_is_no_stall_until_somebody_waits_for_its_executor(world: World) -> None:
+    world.aside("shadow")
+    executor = threading.Thread(target=world.queue.take, daemon=True)  # and never says that it is finished
+    executor.start()
+    executor.join(WAIT_S)
+    world.clock.advance(1000.0)
+    assert not world.queue.stalled()
+    world.queue.put(world.job("somebody's"))
+    world.clock.advance(9.9)
+    assert not world.queue.stalled()
+    world.clock.advance(0.2)
+    assert world.queue.stalled()

@@ -368,3 +368,35 @@ def test_an_executor_that_is_lost_between_an_answer_and_its_telling_tells_it(
     assert futures[0].result(WAIT_S).result == "A"
     assert isinstance(futures[1].exception(WAIT_S), ExecutorLost)
     assert "was lost (SystemExit())" in caplog.text
+
+
+def test_an_answer_that_cannot_be_handed_over_costs_nobody_else_anything(
+    make: Make, gate: Gate, caplog: pytest.LogCaptureFixture
+) -> None:
+    batcher = make(limit=10, costs=CHEAPER_TOGETHER)
+    occupy(batcher, gate)
+    futures = [asked(batcher, [(text,)]) for text in ("a", "b")]
+
+    def fails(ticket: Any) -> None:
+        raise KeyError("labels")
+
+    futures[0].ticket.done = fails  # type: ignore[attr-defined]
+    (before,) = batcher._threads
+    gate.open.set()
+    assert futures[1].result(WAIT_S).result == "B"
+    assert asked(batcher, [("next",)]).result(WAIT_S).result == "NEXT"
+    assert batcher._threads == {before}
+    assert caplog.messages == ["a request's answer could not be handed over"]
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")  # that is how it ends
+def test_a_thread_that_is_lost_twice_while_it_tells_is_replaced(make: Make, gate: Gate) -> None:
+    batcher = make()
+    lost = occupy(batcher, gate)
+
+    def killed(ticket: Any) -> None:
+        raise SystemExit
+
+    lost.ticket.done = killed  # type: ignore[attr-defined]
+    gate.open.set()
+    assert asked(batcher, [("next",)]).result(WAIT_S).result == "NEXT"
