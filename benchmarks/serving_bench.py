@@ -14,19 +14,26 @@ idle        share of a core that our server takes for --idle-s while nobody asks
 overload    a slow model (--slow-bundle) with texts of 128 tokens: goodput at twice its peak, and ten times for
             --flood-s: p99 of what is accepted, how fast the rest is rejected, how long until all is well again
 start       seconds until a server says it is ready, and its first answer beside the steady p50; everybody
-soak        resident memory at half of our peak for --soak-s (`python -m benchmarks.serving.soak` for the hour)
+soak        resident memory at half of our peak for --soak-s, asked for by --only soak (`python -m
+            benchmarks.serving.soak` for that alone)
+In overhead, overload and soak no request may be lost: left without an answer, or given one that is neither good nor a
+refusal (503, 429).
 
 Servers have one core, the generator another, and everything else sleeps; no peer runs while another does. Each peer has
 an environment of its own below --cache, made once from its pinned requirements (minutes). Rounds go through everybody
 in changing order, with a fresh server each time; figures are medians of the rounds, with the lowest and the highest. A
-peer that cannot be installed or run is told with its error. The last line is JSON; it ends with 1 where a figure is
-missed. Random weights are as fast as good ones: bundles of both shapes (L = 3, and 6 for overload) are made in a minute
-by `retort run configs/smoke.yaml --until quantize --set 'distill.student={layers: L, init: teacher-layers}' --set
-distill.max_length=128 --set finetune.max_length=128`, the one whose path it prints last.
+peer that cannot be installed is told with its error; whoever fails in a round is tried once more and then lacks that
+round. A peak is "at least" where no higher rate was seen to break the bound: a figure that would need it from above is
+not known. What is known is in --out after every search and part. The last line is JSON; it ends with 1 where a figure
+is missed or not known, or a part that was asked for was not measured. Random weights are as fast as good ones: bundles
+of both shapes (L = 3, and 6 for overload) are made in a minute by `retort run configs/smoke.yaml --until quantize --set
+'distill.student={layers: L, init: teacher-layers}' --set distill.max_length=128 --set finetune.max_length=128`, the one
+whose path it prints last.
 """
 
 import argparse
 import sys
+import traceback
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -35,15 +42,17 @@ from typing import Any, Final
 import msgspec
 from rich.console import Console as Screen
 
-from benchmarks.machine import affinity, disturbance, read
+from benchmarks.machine import Disturbance, affinity, disturbance, read
 from benchmarks.openloop.plan import Plan
 from benchmarks.openloop.scenarios import split_cores
 from benchmarks.serving import overload as over
-from benchmarks.serving.contest import Contest, installed
+from benchmarks.serving.arguments import PARTS, parsed
+from benchmarks.serving.contest import Contest, installed, said
 from benchmarks.serving.contestants import OURS, chosen
 from benchmarks.serving.figures import Figure, told
 from benchmarks.serving.overhead import measure_idle, measure_overhead
-from benchmarks.serving.peak import Peaks, find_peaks, measure_half
+from benchmarks.serving.peak import HEADINGS as PEAK
+from benchmarks.serving.peak import IN_PROCESS, Peaks, find_peaks, measure_half
 from benchmarks.serving.shown import build_table, figures_table
 from benchmarks.serving.soak import soak
 from benchmarks.serving.starts import Start, measure_starts
@@ -53,9 +62,8 @@ from pipeline.build import git_state
 from pipeline.errors import BadRequest, Failure
 from serving.bundle import read_bundle
 
-PARTS: Final = ("peak", "half", "overhead", "idle", "overload", "start", "soak")
 SLOW_TOKENS: Final = 128
-CACHE: Final = Path("~/.cache/retort/peers")
+INTERRUPTED: Final = 130  # the exit code
 
 
 @dataclass
@@ -68,16 +76,19 @@ class Bench:
     screen: Screen
     found: dict[str, Any] = field(default_factory=dict)
     figures: list[Figure] = field(default_factory=list)
-    failed: dict[str, Failure] = field(default_factory=dict)
+    failed: dict[str, str] = field(default_factory=dict)
+    unwritten: str = ""
+    before: Disturbance = field(default_factory=disturbance)
 
     @property
     def plan(self) -> Plan:
         return Plan(bound_ms=self.asked.bound_ms, start_rps=100.0, steps=6, seconds=self.asked.seconds)
 
     def peak(self) -> None:
-        peaks = find_peaks(self.contest, plan=self.plan, rounds=self.asked.rounds)
-        headings = ("peak", "requests/s", "of the rounds", "of the best peer's", "void")
-        self._keep("peak", peaks, peaks.figures(), headings, peaks.rows())
+        peaks = find_peaks(self.contest, plan=self.plan, rounds=self.asked.rounds, keep=self._keep_so_far)
+        self._keep("peak", peaks, peaks.figures(), PEAK, peaks.rows())
+        for name in (OURS, IN_PROCESS):
+            self.contest.require_round(name, peaks.searches, part="peak")
 
     def half(self) -> None:
         peaks: Peaks | None = self.found.get("peak")
@@ -92,6 +103,8 @@ class Bench:
         )
         headings = (f"at {rps:.0f}/s", "p50 ms", "p90 ms", "p99 ms")
         self._keep("half", half, half.figures(), headings, half.rows())
+        for name in (OURS, best):
+            self.contest.require_round(name, half.points, part="half")
 
     def overhead(self) -> None:
         asked = self.asked
@@ -118,12 +131,12 @@ class Bench:
     def start(self) -> None:
         starts = measure_starts(self.contest, rounds=self.asked.rounds)
         self._keep("start", starts, starts.figures(), ("start", *Start.__struct_fields__), starts.rows())
+        self.contest.require_round(OURS, starts.found)
 
     def soak(self) -> None:
         asked = self.asked
         found = soak(self.contest, rps=self._our_half(), seconds=asked.soak_s, bound_ms=asked.bound_ms)
-        figure = Figure.most("memory", None if found.verdict == "not known" else found.slope_mb_per_hour, 1.0, "MB/h")
-        self._keep("soak", found, (figure,), ("soak",), [(found.told(),)])
+        self._keep("soak", found, found.figures(), ("soak",), [(found.told(),)])
 
     def _our_half(self) -> float:
         peaks: Peaks | None = self.found.get("peak")
@@ -132,6 +145,10 @@ class Bench:
             raise BadRequest("half of our peak is not known: measure peak too, or give --half-rps")
         return self.asked.half_rps or (rps or 0.0) / 2
 
+    def _keep_so_far(self, peaks: Peaks) -> None:
+        self.found["peak"] = peaks
+        written(self)
+
     def _keep(self, part: str, found: Any, figures: Sequence[Figure], headings: Sequence[str], rows: Any) -> None:
         self.found[part] = found
         self.figures += figures
@@ -139,14 +156,38 @@ class Bench:
 
 
 def measured(bench: Bench, parts: Sequence[str]) -> None:
-    """Part after part, in the order in which one needs the other; one that fails does not end the rest."""
-    for part in PARTS:
-        if part in parts:
-            try:
-                getattr(bench, part)()
-            except Failure as failure:
-                bench.failed[part] = failure
-                sys.stderr.write(f"{part} was not measured: {failure}\n")
+    """Part after part, in the order in which one needs the other; one that fails does not end the rest. What is known
+    is written after each.
+
+    Raises:
+        KeyboardInterrupt: in the middle of one; what was found before is kept.
+    """
+    for part in (part for part in PARTS if part in parts):
+        try:
+            getattr(bench, part)()
+        except KeyboardInterrupt:
+            bench.failed[part] = "interrupted"
+            raise
+        except Exception as error:  # noqa: BLE001 - whatever it is, the other parts are measured
+            bench.failed[part] = said(error)
+            sys.stderr.write(f"{part} was not measured: {said(error)}\n")
+            if not isinstance(error, Failure):
+                traceback.print_exc()
+        written(bench)
+
+
+def written(bench: Bench) -> dict[str, Any]:
+    """All that is known by now, also in --out. A file that cannot be written ends nothing: it is tried again, and what
+    is found is told on the last line too."""
+    found = facts(bench)
+    if bench.asked.out:
+        try:
+            write_json(bench.asked.out, found)
+            bench.unwritten = ""
+        except (OSError, Failure) as error:
+            bench.unwritten = f"--out {bench.asked.out} cannot be written: {said(error)}"
+            sys.stderr.write(f"{bench.unwritten}\n")
+    return found
 
 
 def facts(bench: Bench) -> dict[str, Any]:
@@ -159,59 +200,40 @@ def facts(bench: Bench) -> dict[str, Any]:
         "bundle": of_bundle,
         "texts": len(contest.texts),
         "peers": {name: one.peer.requirements.read_text().split() for name, one in contest.peers.items()},
-        "not_measured": contest.failed | {part: str(failure) for part, failure in bench.failed.items()},
+        "not_measured": contest.failed | bench.failed,
         "asked": asked,
         "cores": {"server": contest.cores, "generator": contest.generator},
         "machine": read(),
         "found": bench.found,
+        "git": git_state(),
+        "disturbance": disturbance().since(bench.before),
     }
 
 
-def parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--bundle", type=Path, required=True)
-    parser.add_argument("--texts", type=Path, help="default: the bundle's golden ones")
-    parser.add_argument("--slow-bundle", type=Path, help="for overload")
-    parser.add_argument("--only", default=",".join(PARTS), help="parts, apart by commas")
-    parser.add_argument("--peers", default=None, help="names, apart by commas; '' for none")
-    parser.add_argument("--cache", type=Path, default=CACHE)
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--out", type=Path)
-    for name, value in (("bound-ms", 25.0), ("overload-bound-ms", 25.0), ("seconds", 5.0), ("half-rps", None)):
-        parser.add_argument(f"--{name}", type=float, default=value)
-    for name, value in (("half-s", 20.0), ("idle-s", 20.0), ("flood-s", 60.0), ("soak-s", 120.0)):
-        parser.add_argument(f"--{name}", type=float, default=value)
-    asked = parser.parse_args(arguments)
-    asked.only = [part for part in asked.only.split(",") if part]
-    if strange := [part for part in asked.only if part not in PARTS]:
-        parser.error(f"--only {', '.join(strange)}: parts are {', '.join(PARTS)}")
-    if asked.rounds < 1:
-        parser.error("--rounds must be above 0")
-    return asked
-
-
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Measure, show, and end with a line of JSON."""
-    asked, before = parsed(arguments), disturbance()
+    """Measure, show, and end with a line of JSON; also when it is interrupted."""
+    asked, interrupted = parsed(arguments, description=__doc__), False
     try:
         peers = chosen([name for name in (asked.peers or "").split(",") if name]) if asked.peers != "" else ()
         there, failed = installed(peers, asked.cache.expanduser())
         bundle, (generator, others) = read_bundle(asked.bundle), split_cores(affinity())
         texts = texts_of(bundle, asked.texts)
         bench = Bench(asked, Contest(bundle, texts, there, others[:1], generator, failed=failed), Screen(width=150))
-        measured(bench, asked.only)
     except Failure as failure:
         sys.stderr.write(f"error: {failure}\n")
         return failure.exit_code
-    found = facts(bench) | {"git": git_state(), "disturbance": disturbance().since(before)}
+    try:
+        measured(bench, asked.only)
+    except KeyboardInterrupt:
+        interrupted = True
+    found = written(bench)
     bench.screen.print(figures_table(bench.figures))
     for name, why in found["not_measured"].items():
         bench.screen.print(f"{name} was not measured: {why}", markup=False, soft_wrap=True)
-    if asked.out:
-        write_json(asked.out, found)
     print(msgspec.json.encode(found).decode())
-    missed = any(each.kept == "NO" for each in bench.figures)
-    return 1 if missed else next((failure.exit_code for failure in bench.failed.values()), 0)
+    if interrupted:
+        return INTERRUPTED
+    return int(bool(bench.failed or bench.unwritten) or any(each.kept != "yes" for each in bench.figures))
 
 
 if __name__ == "__main__":

@@ -3,7 +3,8 @@
     python -m benchmarks.openloop.engine JOB.json RESULT.json
 
 The generator is a thread beside the executors, as the thread that talks HTTP is in the server. It sleeps until shortly
-before a request is due: spinning would hold the interpreter's lock. Garbage is collected as in the server.
+before a request is due: spinning would hold the interpreter's lock. The process settles down as the server does: its
+rules for garbage, and how soon a thread lets the others go on.
 """
 
 import sys
@@ -93,8 +94,10 @@ def offer(
     return drive(wire, Offer(rps, warm_s, seconds, due_ns), clock=time.perf_counter_ns)
 
 
-def run(job: EngineJob, *, tell: Callable[[int, int], None] = tell) -> ServerResult:
-    """Load the model as the server does and search.
+def run(
+    job: EngineJob, *, tell: Callable[[int, int], None] = tell, settle: Callable[[], None] = lambda: None
+) -> ServerResult:
+    """Load the model as the server does, `settle` the process as it does then, and search.
 
     Raises:
         Failure: the bundle is not fit for this machine, or the plan cannot be carried out.
@@ -102,6 +105,7 @@ def run(job: EngineJob, *, tell: Callable[[int, int], None] = tell) -> ServerRes
     plan, path = job.plan, Path(job.path)
     plan.require()
     models = Models(load(resolve(job.path, tracking_uri=None, cache=path), choose=lambda _: job.setting))
+    settle()
     asked = 0
 
     def measure(rps: float, seconds: float) -> Rate:
@@ -122,7 +126,9 @@ def run(job: EngineJob, *, tell: Callable[[int, int], None] = tell) -> ServerRes
 
 
 def main(arguments: Sequence[str]) -> int:
-    return child_main(arguments, EngineJob, run)
+    from serving.server import _settle_down  # the server's own; read only by the process that measures
+
+    return child_main(arguments, EngineJob, partial(run, settle=_settle_down))
 
 
 if __name__ == "__main__":

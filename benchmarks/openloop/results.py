@@ -1,5 +1,6 @@
 """What the server scenario finds: points, each one offered rate, and the highest rate that kept the bound."""
 
+import math
 from typing import Literal
 
 import msgspec
@@ -51,6 +52,22 @@ class ServerResult(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     def kept_rps(self) -> float | None:
         """What `best_rps` tells, as the lower end of what is known."""
         return self.best_rps
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether `best_rps` is the peak: a rate above it broke the bound, and no rate between the two stayed void.
+        Where it is not, the peak is at least `best_rps`, and a figure that needs it from above is not known."""
+        kept, broken = self.best_rps, self.broken_rps
+        if kept is None or broken is None:
+            return False
+        return not any(point.void and kept < point.offered_rps < broken for point in self.points)
+
+    @property
+    def at_most_rps(self) -> float:
+        """The peak is no higher; infinite where nothing is known above `best_rps`."""
+        if self.best_rps is not None and self.is_whole:
+            return self.best_rps
+        return math.inf if self.broken_rps is None else self.broken_rps
 
 
 def both(one: ServerResult, other: ServerResult) -> ServerResult:

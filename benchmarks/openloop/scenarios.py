@@ -15,10 +15,11 @@ from benchmarks.openloop.running import real_server
 from benchmarks.openloop.trace import Trace
 from serving.bundle import Item, read_bundle
 from serving.errors import BadRequest, Failure
+from serving.options import DEFAULT_QUEUE
 from serving.schema import ROUTES
 from serving.tuning import Setting, plain
 
-QUEUE: Final = 64  # what the server lets wait unless it is told otherwise
+QUEUE: Final = DEFAULT_QUEUE  # what the server lets wait unless it is told otherwise
 _FEWEST_CONNECTIONS: Final = 64
 Tell = Callable[[int], None]  # how many rates have been asked about
 
@@ -126,7 +127,8 @@ def load_engine(
     queue: int = QUEUE,
     tell: Tell = lambda _: None,
 ) -> ServerResult:
-    """In process, on `cores`; run by `setting`, by default as a server that was told so many threads."""
+    """In process, on `cores`; run by `setting`, by default one session of so many threads that computes each request
+    alone. A server that is told its threads runs `where_pays(plain(threads))`."""
     job = EngineJob(
         variant=variant,
         path=str(bundle.resolve()),

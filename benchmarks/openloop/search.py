@@ -9,6 +9,7 @@ from serving.errors import BadRequest
 
 PERCENTS: Final = (50, 90, 99)  # the percentiles a Rate has
 CLOSE_ENOUGH: Final = 1.02  # the search ends when what broke the bound is so little above what kept it
+TRIES: Final = 3  # at a rate whose points are void: what holds a generator up for a moment ends no search
 MOST_DOUBLINGS: Final = 16  # or halvings, from the start on: a factor of 65,536 says that something else is wrong
 
 
@@ -25,25 +26,27 @@ def highest_rate(
     MOST_DOUBLINGS times; then, up to `steps` times, the geometric mean of the best that kept it and the worst that did
     not. Six steps bring these within CLOSE_ENOUGH of each other.
 
-    A void point is asked again once; is it void again, the search ends with what is known. A rate breaks the bound when
-    its percentile exceeds it, or falls among requests that got no good answer.
+    A rate whose point is void is asked about up to TRIES times. Is it void every time, nothing is known of it, and what
+    lies between it and the best that kept the bound is searched; without such a rate the search ends. A rate breaks the
+    bound when its percentile exceeds it, or falls among requests that got no good answer.
 
     Raises:
         BadRequest: a percentile that points do not have, or nothing to search.
     """
     require_search(bound_ms=bound_ms, percent=percent, start_rps=start_rps, steps=steps)
     points: list[Rate] = []
-    kept, broken = 0.0, math.inf
+    kept, broken, above = 0.0, math.inf, math.inf  # `above`: searched is below it, for it broke the bound or is void
     left = {False: 1 + MOST_DOUBLINGS, True: steps}  # by whether there is something to bisect
-    while broken > kept * CLOSE_ENOUGH and left[bisects := 0 < kept < broken < math.inf]:
+    while above > kept * CLOSE_ENOUGH and left[bisects := 0 < kept < above < math.inf]:
         left[bisects] -= 1
-        point = _ask(probe, _next_rps(kept, broken, start_rps=start_rps), points=points)
-        if point.void:
+        point = _ask(probe, _next_rps(kept, above, start_rps=start_rps), points=points)
+        if point.void and not kept:
             break
-        if keeps(point, bound_ms=bound_ms, percent=percent):
+        if not point.void and keeps(point, bound_ms=bound_ms, percent=percent):
             kept = point.offered_rps
         else:
-            broken = point.offered_rps
+            above = point.offered_rps
+            broken = broken if point.void else above
     return ServerResult(
         scenario,
         bound_ms,
@@ -61,17 +64,17 @@ def keeps(point: Rate, *, bound_ms: float, percent: int) -> bool:
 
 
 def _ask(probe: Callable[[float], Rate], rps: float, *, points: list[Rate]) -> Rate:
-    for _ in range(2):
+    for _ in range(TRIES):
         points.append(probe(rps))
         if not points[-1].void:
             break
     return points[-1]
 
 
-def _next_rps(kept: float, broken: float, *, start_rps: float) -> float:
+def _next_rps(kept: float, above: float, *, start_rps: float) -> float:
     if not kept:
-        return start_rps if broken == math.inf else broken / 2
-    return 2 * kept if broken == math.inf else math.sqrt(kept * broken)
+        return start_rps if above == math.inf else above / 2
+    return 2 * kept if above == math.inf else math.sqrt(kept * above)
 
 
 def require_search(*, bound_ms: float, percent: int, start_rps: float, steps: int) -> None:

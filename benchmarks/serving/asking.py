@@ -1,8 +1,6 @@
 """One question over HTTP, asked by itself: whether a server is there, and what it says."""
 
 import http.client
-import time
-from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import msgspec
@@ -41,14 +39,6 @@ def answer_of(url: str, body: str | None = None) -> Answered:
         return Answered(0, str(error).encode())
     finally:
         connection.close()
-
-
-def first_latencies_ms(url: str, bodies: Sequence[str], *, count: int) -> Iterator[float]:
-    """One after the other, each on a connection of its own: how long each took."""
-    for number in range(count):
-        begun = time.perf_counter()
-        answer_of(url, bodies[number % len(bodies)])
-        yield (time.perf_counter() - begun) * 1e3
 
 
 def _asked(connection: http.client.HTTPConnection, target: str, body: str | None) -> Answered:

@@ -27,7 +27,8 @@ class Installed:
 
 @dataclass(frozen=True)
 class Contest:
-    """Servers on `cores`, the generator on `generator`. `failed` says why a peer is not measured (any more)."""
+    """Servers on `cores`, the generator on `generator`. `failed` says what was not measured and why: a peer that cannot
+    be installed, and a round of anybody's."""
 
     bundle: Bundle
     texts: tuple[str, ...]
@@ -40,11 +41,11 @@ class Contest:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """Ours first, then the peers that still run."""
-        return (OURS, *(name for name in self.peers if name not in self.failed))
+        """Ours first, then the peers."""
+        return (OURS, *self.peers)
 
     def only(self, peers: Sequence[str]) -> "Contest":
-        """The same without the other peers; one that fails here has failed for all."""
+        """The same without the other peers; what fails here is told among all failures."""
         return replace(self, peers={name: self.peers[name] for name in peers})
 
     def bodies(self, name: str) -> tuple[str, ...]:
@@ -69,20 +70,30 @@ class Contest:
             python=self.python,
         )
 
-    def each(self, number: int, measure: Callable[[str], T], *, beside: Sequence[str] = ()) -> dict[str, T]:
-        """`measure` for every name, and for those `beside`, in an order that changes with the round's number. A peer
-        that fails is left out from then on; ours may not fail."""
-        found = {}
+    def each(
+        self, number: int, measure: Callable[[str], T], *, beside: Sequence[str] = (), part: str = ""
+    ) -> dict[str, T]:
+        """`measure` for every name, and for those `beside`, in an order that changes with the round's number. Who fails
+        is tried once more; who fails again has no such round, and takes part in the next."""
+        found, of = {}, f"{part} round {number + 1}".strip()
         for name in rotated((*self.names, *beside), number):
-            told(f"round {number + 1}: {name}")
-            try:
-                found[name] = measure(name)
-            except Failure as failure:
-                if name not in self.peers:
-                    raise
-                self.failed[name] = str(failure)
-                told(f"{name} is left out: {failure}")
+            for last in (False, True):
+                told(f"{of}: {name}")
+                try:
+                    found[name] = measure(name)
+                    break
+                except Exception as error:  # noqa: BLE001 - whatever it is, it must cost one round only
+                    told(f"{name} failed: {said(error)}; it is {'left out of this round' if last else 'tried again'}")
+                    if last:
+                        self.failed[f"{name}, {of}"] = said(error)
         return found
+
+    def require_round(self, name: str, found: Mapping[str, Sequence[Any]], *, part: str = "") -> None:
+        """Raises Failure: of this name not one round was found, and why."""
+        if not found.get(name):
+            of = f"{name}, {f'{part} round'.strip()} "
+            why = [why for what, why in self.failed.items() if what.startswith(of)]
+            raise Failure(f"{name} failed in every round, the last time with: {why[-1] if why else 'nothing said'}")
 
 
 def rotated(names: Sequence[str], number: int) -> tuple[str, ...]:
@@ -90,6 +101,11 @@ def rotated(names: Sequence[str], number: int) -> tuple[str, ...]:
     at = number // 2 % len(names)
     turned = (*names[at:], *names[:at])
     return turned if number % 2 == 0 else turned[::-1]
+
+
+def said(error: BaseException) -> str:
+    """A failure's message is whole; that of anything else says too little without its kind."""
+    return str(error) if isinstance(error, Failure) else f"{type(error).__name__}: {error}".rstrip(": ")
 
 
 def told(line: str) -> None:

@@ -71,11 +71,19 @@ def infinity_input(text: str) -> dict[str, Any]:
 
 _SERVER = ("{bin}/python", "server.py")
 _V2, _MODEL_READY = "/v2/models/classifier/infer", "/v2/models/classifier/ready"
-_MLFLOW = ("{bin}/mlflow", "models", "serve", "-m", "version", "--env-manager", "local", "--workers", "1")
+
+# Nobody here writes a line for each request.
+_MLFLOW = (
+    *("env", "UVICORN_ACCESS_LOG=false"),
+    *("{bin}/mlflow", "models", "serve", "-m", "version", "--env-manager", "local", "--workers", "1"),
+)
 _BENTOML = ("{bin}/bentoml", "serve", "service:Classify", "--host", "127.0.0.1", "--port", "{port}")
+
+# The graph as it is: what Infinity makes of it lies in a cache under the name ".", which every bundle has here.
 _INFINITY = (
-    *("{bin}/infinity_emb", "v2", "--model-id", ".", "--served-model-name", "classifier", "--engine", "optimum"),
-    *("--device", "cpu", "--no-bettertransformer", "--no-model-warmup", "--host", "127.0.0.1", "--port", "{port}"),
+    *(*_SERVER, "v2", "--model-id", ".", "--served-model-name", "classifier", "--engine", "optimum", "--device", "cpu"),
+    *("--no-bettertransformer", "--onnx-disable-optimize", "--no-model-warmup", "--log-level", "warning"),
+    *("--host", "127.0.0.1", "--port", "{port}"),
 )
 
 # Triton brings an older Python 3.11 of its own, whose locks lack what the shared memory of a newer one's library asks

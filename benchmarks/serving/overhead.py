@@ -5,6 +5,7 @@ is left of the whole is reading, checking, wording, and the way between threads.
 the parsing of HTTP and the loop's own delay in it.
 """
 
+import math
 import re
 import time
 from typing import Final
@@ -13,24 +14,33 @@ import msgspec
 
 from benchmarks.openloop.client import ClientJob
 from benchmarks.openloop.scenarios import connections_for, trace_http
+from benchmarks.openloop.schedule import requests_for
 from benchmarks.openloop.trace import Trace
 from benchmarks.serving.contest import Contest
 from benchmarks.serving.contestants import OURS
-from benchmarks.serving.figures import Figure, percentile
+from benchmarks.serving.figures import Figure, lost_of, percentile
 from benchmarks.serving.processes import cpu_s
 
 PHASES: Final = ("queue", "tokenize", "infer")
 P50_MS: Final = 0.3
 P99_MS: Final = 1.0
 IDLE: Final = 0.01  # of a core
-_PART = re.compile(r"([a-z0-9_-]+)\s*;\s*dur=([0-9.]+)", re.IGNORECASE)
+ANSWERED: Final = 0.99  # of what was offered: less, and it is the overhead of those that the server chose
+_WORD: Final = r"[!#$%&'*+.^_`|~0-9A-Za-z-]+"
+_QUOTED: Final = r'"(?:[^"\\]|\\.)*"?'
+_METRIC: Final = re.compile(rf'(?:{_QUOTED}|[^,"])+')  # up to a comma that is in no quotes
+_NAME: Final = re.compile(rf"\s*({_WORD})\s*(?=;|$)")
+_PARAMETER: Final = re.compile(rf";\s*({_WORD})\s*=\s*({_WORD}|{_QUOTED})")
 
 
 class Overhead(msgspec.Struct, frozen=True):
-    """Milliseconds over the requests of one run at `rps`; None where answers told no such time."""
+    """Milliseconds over the requests of one run at `rps`; None where answers told no such time. Of `offered` requests
+    after the warm-up `requests` were answered well with all their times; `lost` are those of the whole run."""
 
     rps: float
+    offered: int
     requests: int
+    lost: int
     p50_ms: float | None
     p99_ms: float | None
     client_p50_ms: float | None
@@ -39,11 +49,16 @@ class Overhead(msgspec.Struct, frozen=True):
     void: str
 
     def figures(self) -> tuple[Figure, ...]:
-        p50_ms, p99_ms = (None, None) if self.void else (self.p50_ms, self.p99_ms)
         return (
-            Figure.most("overhead, p50", p50_ms, P50_MS, "ms"),
-            Figure.most("overhead, p99", p99_ms, P99_MS, "ms"),
+            Figure.most("overhead, p50", self.p50_ms if self._tells(50) else None, P50_MS, "ms"),
+            Figure.most("overhead, p99", self.p99_ms if self._tells(99) else None, P99_MS, "ms"),
+            Figure.lost("overhead", None if self.void else self.lost),
         )
+
+    def _tells(self, percent: int) -> bool:
+        """Whether there are enough answers for it, and of nearly all that was offered."""
+        enough = max(requests_for(percent), ANSWERED * self.offered)
+        return not self.void and self.requests >= enough
 
 
 class Idle(msgspec.Struct, frozen=True):
@@ -57,8 +72,23 @@ class Idle(msgspec.Struct, frozen=True):
 
 
 def parse_timing(header: str) -> dict[str, float]:
-    """Name -> milliseconds, of a Server-Timing header's entries that have a duration."""
-    return {name: float(duration) for name, duration in _PART.findall(header)}
+    """Name -> milliseconds, of a Server-Timing header's metrics whose `dur` is a number; others are left out, for a
+    stranger's header may say anything."""
+    found = {}
+    for metric in _METRIC.findall(header):
+        if (name := _NAME.match(metric)) and (ms := _duration_ms(metric)) is not None:
+            found[name[1]] = ms
+    return found
+
+
+def _duration_ms(metric: str) -> float | None:
+    """Of the first `dur`, as a token or in quotes."""
+    told = (value for name, value in _PARAMETER.findall(metric) if name.lower() == "dur")
+    try:
+        ms = float(next(told, "").strip('"'))
+    except ValueError:
+        return None
+    return ms if math.isfinite(ms) else None
 
 
 def measure_overhead(contest: Contest, *, rps: float, seconds: float, bound_ms: float) -> Overhead:
@@ -82,7 +112,9 @@ def overhead_of(trace: Trace) -> Overhead:
     middle = {name: percentile([each[name] for each in whole.values() if name in each], 50) for name in names}
     return Overhead(
         trace.offered_rps,
+        sum(due >= begun_ns for due in trace.due_ns),
         len(whole),
+        lost_of(trace),
         percentile(beside, 50),
         percentile(beside, 99),
         percentile(client, 50),

@@ -1,6 +1,8 @@
 """What becomes of our server when more is asked than it can do: twice its peak, ten times, and then half again.
 
 goodput     answers a second that came within twice the bound, counted from when each was due
+lost        requests without an answer, or with one that is neither good nor a refusal (503, 429); of all that were
+            offered, those of the warm-up and of the time after the flood too
 back        seconds from the end of the flood until a second begins in which 99 % are answered within the bound
 """
 
@@ -18,7 +20,7 @@ from benchmarks.openloop.scenarios import load_url, trace_http
 from benchmarks.openloop.trace import NEVER, REFUSALS, Trace
 from benchmarks.serving.contest import Contest
 from benchmarks.serving.contestants import OURS
-from benchmarks.serving.figures import Figure, percentile
+from benchmarks.serving.figures import Figure, lost_of, percentile
 from serving.errors import Transient
 
 TWICE, FLOOD, AFTER = 2.0, 10.0, 0.5  # times the peak
@@ -57,10 +59,11 @@ class Overload(msgspec.Struct, frozen=True):
     twice: Window
     flood: Window
     back_s: float | None
+    lost: int
     void: str
 
     def figures(self) -> tuple[Figure, ...]:
-        peak_rps, flood, known = self.peak.best_rps, self.flood, not self.void
+        peak_rps, flood, known = self._peak_rps(), self.flood, not self.void
         goodput = self.twice.good_rps / peak_rps if peak_rps and known else None
         accepted_ms, rejected_ms = (flood.accepted_p99_ms, flood.rejected_p99_ms) if known else (None, None)
         return (
@@ -68,7 +71,12 @@ class Overload(msgspec.Struct, frozen=True):
             Figure.most("accepted p99 at ten times", accepted_ms, PATIENCE * self.bound_ms, "ms"),
             Figure.most("rejected p99 at ten times", rejected_ms, REJECTED_MS, "ms"),
             Figure.most("back to normal", self._back_s() if known else None, BACK_S, "s"),
+            Figure.lost("overload", self.lost if known else None),
         )
+
+    def _peak_rps(self) -> float | None:
+        """None where the search did not see what is too high: the peak may be anywhere above what it kept."""
+        return self.peak.best_rps if self.peak.is_whole else None
 
     def _back_s(self) -> float:
         """Never is late."""
@@ -100,6 +108,7 @@ def measure_overload(contest: Contest, *, plan: Plan, flood_s: float) -> Overloa
         window(twice, from_s=1.0, to_s=1.0 + plan.seconds, bound_ms=plan.bound_ms),
         window(flood, from_s=1.0, to_s=ends, bound_ms=plan.bound_ms),
         back_to_normal_s(flood, end_s=ends, bound_ms=plan.bound_ms),
+        lost=lost_of(twice) + lost_of(flood),
         void=twice.rate().void or flood.rate().void,
     )
 

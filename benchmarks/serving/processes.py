@@ -1,7 +1,7 @@
-"""What a server and all its processes take: CPU time and memory, read from /proc."""
+"""What a server and all its processes take: CPU time, memory and cores, read from /proc."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Final
 
@@ -30,6 +30,19 @@ def rss_bytes(pid: int, *, root: Path = ROOT) -> int:
     """Their resident memory together; a page that two of them share counts twice."""
     found = (_stat(root / "proc" / str(each)) for each in tree(pid, root=root))
     return sum(int(fields[21]) * PAGE_BYTES for fields in found if fields)
+
+
+def strays(pid: int, cores: Collection[int], *, root: Path = ROOT) -> tuple[int, ...]:
+    """Threads of theirs that may run on other cores than these."""
+    tasks = [int(task.name) for each in tree(pid, root=root) for task in (root / "proc" / str(each) / "task").glob("*")]
+    return tuple(task for task in tasks if not _affinity(task) <= set(cores))
+
+
+def _affinity(task: int) -> set[int]:
+    try:
+        return os.sched_getaffinity(task)
+    except ProcessLookupError:
+        return set()  # it has ended
 
 
 def _below(pid: int, children: dict[int, list[int]]) -> Iterator[int]:

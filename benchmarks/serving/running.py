@@ -20,6 +20,7 @@ from benchmarks.children import CHECKOUT, failure_of, last_lines
 from benchmarks.openloop.running import on_cores, stop
 from benchmarks.serving.asking import Answered, answer_of
 from benchmarks.serving.contestants import CLASSIFIER, Peer
+from benchmarks.serving.processes import strays
 from serving.bundle import Bundle
 from serving.errors import Failure, Transient
 
@@ -154,8 +155,18 @@ def _answering(start: _Start, command: Sequence[str], *, cores: Sequence[int]) -
         ready = time.perf_counter()
         first = _until_good(start, process, url=start.url, body=start.body)
         ended = time.perf_counter()
+        _require_on(cores, start.name, process.pid)
         times = {"ready_s": ready - begun, "first_ms": (ended - ready) * 1e3}
         yield Served(start.name, start.url, process.pid, **times, first=first.json(), process=process, log=start.log)
+
+
+def _require_on(cores: Sequence[int], name: str, pid: int) -> None:
+    if cores and (away := strays(pid, cores)):
+        had = ", ".join(map(str, cores))
+        raise Failure(
+            f"{name} has threads that may leave its cores ({len(away)} of them, it has {had}): what they take is not "
+            "measured, and disturbs others"
+        )
 
 
 def _until_good(start: _Start, process: "subprocess.Popen[bytes]", *, url: str, body: str | None) -> Answered:

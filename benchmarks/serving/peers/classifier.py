@@ -28,6 +28,15 @@ def read_peer() -> Peer:
     return Peer(**json.loads(Path(__file__).with_name("peer.json").read_text(encoding="utf-8")))
 
 
+def session_options() -> onnxruntime.SessionOptions:
+    """One core's: no thread beside the caller's, which would leave that core, and no spinning."""
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = options.inter_op_num_threads = 1
+    options.log_severity_level = 3
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    return options
+
+
 class Classifier:
     """Safe to call from several threads."""
 
@@ -37,12 +46,8 @@ class Classifier:
         self._tokenizer = Tokenizer.from_file(str(bundle / "tokenizer.json"))
         self._tokenizer.enable_truncation(max_length=peer.max_length, strategy="longest_first")
         self._tokenizer.no_padding()
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = options.inter_op_num_threads = 1
-        options.log_severity_level = 3
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         self._session = onnxruntime.InferenceSession(
-            str(bundle / "model.onnx"), options, providers=["CPUExecutionProvider"]
+            str(bundle / "model.onnx"), session_options(), providers=["CPUExecutionProvider"]
         )
         self._inputs = {node.name for node in self._session.get_inputs()}
 

@@ -14,6 +14,7 @@ from benchmarks.openloop.engine import EngineJob, EngineWire, offer
 from benchmarks.openloop.generator import Event
 from benchmarks.openloop.plan import Plan
 from benchmarks.openloop.trace import REFUSED
+from serving import server
 from serving.batcher import Batcher
 from serving.bundle import Item
 from serving.errors import BadRequest
@@ -100,6 +101,32 @@ def test_a_job_searches_and_tells_how_far_it_is(tmp_path: Path) -> None:
     assert found.points[0].offered_rps == 50
     assert found.points[0].answered == found.points[0].sent > 0
     assert told[:2] == [(1, 2), (2, 2)]
+
+
+def test_the_process_settles_down_after_the_model_is_loaded_and_before_the_first_request(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tiny_bundle(tmp_path)
+    seen: list[str] = []
+
+    def noted(name: str, call: Callable[..., Any]) -> Callable[..., Any]:
+        def note(*arguments: Any, **named: Any) -> Any:
+            seen.append(name)
+            return call(*arguments, **named)
+
+        return note
+
+    monkeypatch.setattr(engine, "load", noted("loaded", engine.load))
+    monkeypatch.setattr(engine, "offer", noted("offered", engine.offer))
+    engine.run(job(tmp_path), tell=lambda *_: None, settle=lambda: seen.append("settled"))
+    assert seen[:3] == ["loaded", "settled", "offered"]
+
+
+def test_a_process_of_its_own_settles_down_as_the_server_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    given: dict[str, Any] = {}
+    monkeypatch.setattr(engine, "child_main", lambda _, __, measure: given.update(measure.keywords) or 0)
+    assert engine.main([]) == 0
+    assert given == {"settle": server._settle_down}
 
 
 def test_a_plan_that_cannot_be_carried_out_is_refused_before_the_model_is_read(tmp_path: Path) -> None:

@@ -79,37 +79,59 @@ def test_a_percentile_that_is_exactly_the_bound_keeps_it_and_one_without_answers
     assert keeps(point(1, p99_ms=None), bound_ms=20, percent=90)
 
 
-def test_a_void_point_is_asked_again_once_and_the_search_goes_on() -> None:
-    answers = iter(["", "lagged", "", "", "gone", "gone"])
-    found = highest_rate(lambda rps: point(rps, void=next(answers)), bound_ms=20, start_rps=100, steps=3)
-    assert [(each.offered_rps, each.void) for each in found.points] == [
+def test_a_void_point_is_asked_again_twice_and_the_search_goes_on() -> None:
+    answers = iter(["", "lagged", "lagged", ""])
+
+    def probe(rps: float) -> Rate:
+        return point(rps, p99_ms=5.0 if rps < 400 else 500.0, void=next(answers, ""))
+
+    found = highest_rate(probe, bound_ms=20, start_rps=100, steps=1)
+    assert [(each.offered_rps, each.void) for each in found.points[:5]] == [
         (100, ""),
+        (200, "lagged"),
         (200, "lagged"),
         (200, ""),
         (400, ""),
-        (800, "gone"),
-        (800, "gone"),
     ]
-    assert found.best_rps == 400
+    assert (found.broken_rps, found.is_whole) == (400, True), "what was known after all leaves nothing open"
 
 
-def test_a_point_that_is_void_twice_ends_the_search_with_what_is_known() -> None:
+def test_below_a_rate_that_stays_void_the_peak_is_found_all_the_same() -> None:
     found = highest_rate(
-        lambda rps: point(rps, void="lagged" if rps > 150 else ""), bound_ms=20, start_rps=100, steps=9
+        lambda rps: point(rps, p99_ms=5.0 if rps <= 470 else 500.0, void="lagged" if rps >= 700 else ""), **ASKED
     )
-    assert [(each.offered_rps, each.void) for each in found.points] == [(100, ""), (200, "lagged"), (200, "lagged")]
-    assert (found.best_rps, found.broken_rps) == (100, None)
+    assert [each.offered_rps for each in found.points[:6]] == [100, 200, 400, 800, 800, 800]
+    assert found.best_rps is not None
+    assert found.broken_rps is not None
+    assert found.best_rps <= 470 < found.broken_rps <= found.best_rps * CLOSE_ENOUGH
+    assert (found.is_whole, found.at_most_rps) == (True, found.best_rps)
+
+
+def test_a_peak_of_which_all_above_stays_void_is_at_least_what_was_kept() -> None:
+    found = highest_rate(lambda rps: point(rps, void="lagged" if rps > 150 else ""), **ASKED)
+    assert found.best_rps is not None
+    assert 150 / CLOSE_ENOUGH <= found.best_rps <= 150
+    assert (found.broken_rps, found.is_whole, found.at_most_rps) == (None, False, math.inf)
+
+
+def test_a_peak_with_a_void_gap_above_it_is_not_whole() -> None:
+    found = highest_rate(
+        lambda rps: point(rps, p99_ms=5.0 if rps < 700 else 500.0, void="lagged" if 410 < rps < 790 else ""), **ASKED
+    )
+    assert found.best_rps is not None
+    assert found.best_rps <= 410
+    assert (found.broken_rps, found.is_whole, found.at_most_rps) == (800, False, 800)
 
 
 def test_what_broke_the_bound_is_known_where_the_way_down_from_it_is_void() -> None:
     found = highest_rate(lambda rps: point(rps, p99_ms=99.0, void="lagged" if rps < 60 else ""), **ASKED)
-    assert [each.offered_rps for each in found.points] == [100, 50, 50]
+    assert [each.offered_rps for each in found.points] == [100, 50, 50, 50]
     assert (found.best_rps, found.broken_rps) == (None, 100)
 
 
 def test_void_from_the_start_there_is_nothing_to_tell() -> None:
     found = highest_rate(lambda rps: point(rps, void="lagged"), bound_ms=20, start_rps=100, steps=9)
-    assert (found.best_rps, found.broken_rps, len(found.points)) == (None, None, 2)
+    assert (found.best_rps, found.broken_rps, len(found.points)) == (None, None, 3)
 
 
 def test_a_percentile_that_points_lack_is_refused_with_the_list() -> None:

@@ -8,6 +8,12 @@ def test_a_figure_is_kept_at_its_bound_missed_beyond_it_and_not_known_without_a_
     assert [Figure.most("p99", value, 25.0, "ms").kept for value in (25.0, 25.1, None)] == ["yes", "NO", "not known"]
 
 
+def test_a_figure_with_a_verdict_is_kept_as_that_says() -> None:
+    figure = Figure.most("memory", 0.5, 1.0, "MB/h", verdict="not known")
+    assert figure.row() == ("memory", "0.5 MB/h", "<= 1 MB/h", "not known")
+    assert told([figure])["memory"]["kept"] == "not known"
+
+
 def test_a_figure_is_told_to_people_and_to_machines() -> None:
     figure = Figure.most("overhead, p50", 0.2512345, 0.3, "ms")
     assert figure.row() == ("overhead, p50", "0.2512 ms", "<= 0.3 ms", "yes")

@@ -2,8 +2,9 @@
 
 import msgspec
 
-from benchmarks.openloop.results import ServerResult
+from benchmarks.openloop.results import Rate, ServerResult
 from benchmarks.openloop.trace import NEVER, Trace
+from benchmarks.serving.figures import lost_of
 from benchmarks.serving.overload import Overload, Window, back_to_normal_s, rows, window
 
 MS = 1_000_000
@@ -18,7 +19,7 @@ def trace(*requests: Request) -> Trace:
 
 
 def test_a_server_that_is_never_well_again_has_missed_the_figure() -> None:
-    figure = msgspec.structs.replace(overload(good_rps=95.0), back_s=None).figures()[-1]
+    figure = msgspec.structs.replace(overload(good_rps=95.0), back_s=None).figures()[3]
     assert (figure.name, figure.kept) == ("back to normal", "NO")
 
 
@@ -69,10 +70,11 @@ def test_a_server_that_stays_slow_is_never_well_again() -> None:
     assert back_to_normal_s(trace(*steady(2.0, 8.0, ms=None)), end_s=2.0, bound_ms=25.0) is None
 
 
-def overload(*, good_rps: float, void: str = "") -> Overload:
+def overload(*, good_rps: float, void: str = "", lost: int = 0, broken_rps: float | None = 102.0) -> Overload:
     one = Window(5.0, 1000, 500, 490, 10, good_rps, 40.0, 1.0, 4.0)
-    peak = ServerResult("http", 25.0, 99, best_rps=100.0, points=())
-    return Overload(25.0, peak, one, one, back_s=0.4, void=void)
+    point = Rate(100.0, 5.0, 500, 500, 0, 0, 1.0, 2.0, 3.0, late_p50_ms=0.1, late_p99_ms=0.2)
+    peak = ServerResult("http", 25.0, 99, best_rps=100.0, points=(point,), broken_rps=broken_rps)
+    return Overload(25.0, peak, one, one, back_s=0.4, lost=lost, void=void)
 
 
 def test_goodput_is_held_against_the_peak_of_the_same_server() -> None:
@@ -82,8 +84,22 @@ def test_goodput_is_held_against_the_peak_of_the_same_server() -> None:
         "accepted p99 at ten times": (40.0, "yes"),
         "rejected p99 at ten times": (4.0, "yes"),
         "back to normal": (0.4, "yes"),
+        "overload, requests lost": (0, "yes"),
     }
     assert overload(good_rps=89.0).figures()[0].kept == "NO"
+
+
+def test_a_peak_that_nothing_was_seen_to_break_is_none_to_hold_goodput_against() -> None:
+    assert [each.kept for each in overload(good_rps=95.0, broken_rps=None).figures()] == ["not known", *["yes"] * 4]
+
+
+def test_one_request_lost_in_a_flood_is_missed() -> None:
+    assert overload(good_rps=95.0, lost=1).figures()[-1].row() == ("overload, requests lost", "1", "<= 0", "NO")
+
+
+def test_lost_is_what_is_neither_answered_well_nor_refused_in_the_warm_up_too() -> None:
+    found = trace((0.1, None, 0), (0.5, 1, 200), (1.0, 1, 503), (1.1, 1, 429), (1.2, 1, 500), (1.3, 1, 404))
+    assert lost_of(msgspec.structs.replace(found, warm_s=1.0)) == 3
 
 
 def test_a_flood_whose_generator_lagged_tells_nothing() -> None:

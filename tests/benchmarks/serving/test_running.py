@@ -1,6 +1,7 @@
 """Servers from start to end: ours, and a peer that is made up, in real processes."""
 
 import json
+import os
 import sys
 import time
 from collections.abc import Callable
@@ -131,20 +132,35 @@ def test_a_peer_that_answers_nothing_well_is_given_up(
     assert str(caught.value).startswith('made-up gave no good answer within 1.5 s (404: {"results": [{"score": 0.75')
 
 
-def test_a_peer_that_fails_is_left_out_from_then_on_and_ours_goes_on(peer: Callable[..., Peer], bundle: Bundle) -> None:
+@pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="there is no other core to stray to")
+def test_a_peer_whose_threads_leave_its_cores_is_not_measured(peer: Callable[..., Peer], bundle: Bundle) -> None:
+    one, other = sorted(os.sched_getaffinity(0))[:2]
+    strayed = f"import os, threading, time\nstray = lambda: (os.sched_setaffinity(0, [{other}]), time.sleep(600))\n"
+    strayed += "threading.Thread(target=stray, daemon=True).start()\n"
+    serving = peer_server(peer(server=strayed + ANSWERS), programs=PROGRAMS, bundle=bundle, cores=[one], text="good")
+    with pytest.raises(Failure) as caught, serving:
+        pass
+    told = "made-up has threads that may leave its cores"
+    assert str(caught.value) == f"{told} (1 of them, it has {one}): what they take is not measured, and disturbs others"
+
+
+def test_a_peer_that_fails_is_left_out_of_its_round_and_ours_goes_on(peer: Callable[..., Peer], bundle: Bundle) -> None:
     one = peer(server="raise SystemExit('no such thing')")
     contest = Contest(bundle, ("good", "bad"), {"made-up": Installed(one, PROGRAMS)}, cores=(), generator=())
     starts = measure_starts(contest, rounds=2)
     assert {name: len(each) for name, each in starts.found.items()} == {OURS: 2}
-    assert contest.names == (OURS,)
-    assert contest.failed["made-up"].startswith("made-up ended with exit code 1 before it served")
+    assert list(contest.failed) == ["made-up, round 1", "made-up, round 2"]
+    for why in contest.failed.values():
+        assert why.startswith("made-up ended with exit code 1 before it served")
 
 
-def test_ours_may_not_fail(bundle: Bundle) -> None:
+def test_ours_that_does_not_start_is_told_with_its_last_lines(bundle: Bundle) -> None:
     (bundle.path / "model.onnx").write_bytes(b"")
     contest = Contest(bundle, ("good",), {}, cores=(), generator=())
-    with pytest.raises(Failure, match=r"^retort ended with exit code 65 before it served; its last lines:\n  "):
-        measure_starts(contest, rounds=1)
+    assert measure_starts(contest, rounds=1).found == {}
+    told = "retort failed in every round, the last time with: retort ended with exit code 65 before it served; its "
+    with pytest.raises(Failure, match=f"^{told}last lines:\n  "):
+        contest.require_round(OURS, {})
 
 
 def test_everybody_s_starts_stand_side_by_side(peer: Callable[..., Peer], bundle: Bundle) -> None:

@@ -16,7 +16,7 @@ from benchmarks.machine import affinity
 from benchmarks.openloop.running import running
 from benchmarks.serving import soak as soak_module
 from benchmarks.serving.running import Served
-from benchmarks.serving.soak import Reading, Soak, main, slope, soak_server, soaked
+from benchmarks.serving.soak import NOISE_MB, Reading, Soak, interval, main, slope, soak_server, soaked
 
 MB = 1_000_000
 BODY = '{"texts": ["good bad"]}'
@@ -47,32 +47,93 @@ def readings(*, hours: float, mb_per_hour: float, noise_mb: float = 0.0) -> list
     ]
 
 
+def told_by(these: list[Reading], *, answered: int = 1000, lost: int = 0) -> Soak:
+    return soaked(these, rps=200.0, sent=1000, answered=answered, lost=lost)
+
+
 def test_a_flat_hour_is_flat_in_spite_of_noise() -> None:
-    found = soaked(readings(hours=1, mb_per_hour=0.0, noise_mb=0.3), rps=200.0)
+    found = told_by(readings(hours=1, mb_per_hour=0.0, noise_mb=0.3))
     assert (found.verdict, found.warm_s, round(found.resident_mb)) == ("yes", 300.0, 150)
     assert abs(found.slope_mb_per_hour) < 0.2
+    assert [(each.name, each.kept) for each in found.figures()] == [("memory", "yes"), ("soak, requests lost", "yes")]
 
 
 def test_an_hour_in_which_it_grows_is_not() -> None:
-    found = soaked(readings(hours=1, mb_per_hour=4.0, noise_mb=0.3), rps=200.0)
+    found = told_by(readings(hours=1, mb_per_hour=4.0, noise_mb=0.3))
     assert found.verdict == "NO"
     assert found.slope_mb_per_hour == pytest.approx(4.0, abs=0.2)
+
+
+@pytest.mark.parametrize(
+    ("mb_per_hour", "verdict"), [(0.5, "yes"), (1.0, "not known"), (1.5, "NO"), (1.9, "NO"), (2.6, "NO")]
+)
+def test_an_hour_tells_on_which_side_of_a_megabyte_an_hour_a_leak_is(mb_per_hour: float, verdict: str) -> None:
+    found = told_by(readings(hours=1, mb_per_hour=mb_per_hour, noise_mb=0.3))
+    assert found.growth_mb < NOISE_MB  # which alone would have told nothing
+    assert (found.verdict, found.figures()[0].kept) == (verdict, verdict)
+
+
+def test_the_slowest_leak_that_would_have_been_seen_is_seen_and_a_slower_one_is_not() -> None:
+    for hours in (1, 1 / 6):
+        flat = told_by(readings(hours=hours, mb_per_hour=0.0, noise_mb=0.1))
+        faster, slower = (
+            told_by(readings(hours=hours, mb_per_hour=times * flat.shows_mb_per_hour, noise_mb=0.1))
+            for times in (1.05, 0.9)
+        )
+        assert (faster.verdict, slower.verdict != "NO") == ("NO", True)
+
+
+def test_an_interval_that_spans_the_bound_leaves_it_open_and_is_told() -> None:
+    found = told_by(readings(hours=1, mb_per_hour=1.0, noise_mb=0.3))
+    low, high = found.low_mb_per_hour or 0.0, found.high_mb_per_hour or 0.0
+    assert 0.8 < low < 1.0 < high < 1.2
+    assert found.told().startswith(f"{found.slope_mb_per_hour:+.2f} MB/h ({low:+.2f} to {high:+.2f}) over 3300 s at")
+
+
+def test_a_step_late_in_the_hour_is_no_slope_and_yet_growth() -> None:
+    stepped = [Reading(second, (150 + 12 * (second > 2700)) * MB) for second in range(3601)]
+    found = told_by(stepped)
+    assert (found.slope_mb_per_hour, found.growth_mb, found.verdict) == (0.0, 12.0, "NO")
+    assert (found.figures()[0].kept, round(found.figures()[0].value or 0, 1)) == ("NO", 16.4)  # 12 MB in 0.73 h
+
+
+@pytest.mark.parametrize(("answered", "verdict"), [(999, "yes"), (998, "not known"), (0, "not known")])
+def test_the_memory_of_a_server_that_answers_little_tells_nothing(answered: int, verdict: str) -> None:
+    assert told_by(readings(hours=1, mb_per_hour=0.0), answered=answered).verdict == verdict
+    assert told_by(readings(hours=1, mb_per_hour=4.0), answered=answered).verdict == "NO"
+
+
+def test_one_request_lost_in_an_hour_is_missed_beside_memory_that_is_flat() -> None:
+    memory, lost = told_by(readings(hours=1, mb_per_hour=0.0), answered=999, lost=1).figures()
+    assert (memory.kept, lost.kept) == ("yes", "NO")
+    assert lost.row() == ("soak, requests lost", "1", "<= 0", "NO")
+
+
+def test_an_interval_holds_what_most_parts_say() -> None:
+    x = np.arange(200.0)
+    assert interval(x, 3 * x) == (3.0, 3.0)
+    one_spike = np.where((x > 90) & (x < 95), 1000.0, 3 * x)
+    assert interval(x, one_spike) == (3.0, 3.0)
 
 
 def test_growth_while_it_warms_up_does_not_count() -> None:
     warming = [Reading(second, (100 + second) * MB) for second in range(300)]
     steady = [Reading(300 + second, 400 * MB) for second in range(3301)]
-    assert soaked([*warming, *steady], rps=200.0).verdict == "yes"
+    assert told_by([*warming, *steady]).verdict == "yes"
 
 
 def test_a_minute_cannot_tell_a_slow_leak_and_says_which_it_could() -> None:
-    found = soaked(readings(hours=1 / 60, mb_per_hour=20.0), rps=200.0)
+    found = told_by(readings(hours=1 / 60, mb_per_hour=20.0))
     assert found.verdict == "not known"
-    assert found.shows_mb_per_hour == pytest.approx(240.0)
+    assert found.shows_mb_per_hour == pytest.approx(300.0)
     assert found.told() == (
-        "+20.00 MB/h over 30 s at 200/s (0 of 0 answered), grown by +0.14 MB to 150 MB; flat: not known (a leak of 240 "
-        "MB/h would have been seen)"
+        "+20.00 MB/h (not known in less than 1800 s) over 30 s at 200/s (1,000 of 1,000 answered, 0 lost), grown by "
+        "+0.14 MB to 150 MB; flat: not known (a leak of 300 MB/h would have been seen)"
     )
+
+
+def test_a_flat_minute_does_not_show_a_megabyte_an_hour() -> None:
+    assert told_by(readings(hours=1 / 60, mb_per_hour=0.0)).verdict == "not known"
 
 
 def test_a_step_does_not_bend_the_slope() -> None:
@@ -119,7 +180,7 @@ def test_the_command_ends_with_a_line_of_json(tmp_path: Path, capsys: pytest.Cap
     code = main([str(bundle.path), "--seconds", "2", "--rps", "30", "--out", str(tmp_path / "soak.json")])
     last = capsys.readouterr().out.splitlines()[-1]
     found = json.loads(last)
-    assert (found["digest"], code) == (bundle.digest, int(found["verdict"] == "NO"))
+    assert (found["digest"], found["verdict"] != "yes", code) == (bundle.digest, True, 1)  # of two seconds
     assert found["soak"]["sent"] > 10
     assert (tmp_path / "soak.json").read_text() == f"{last}\n"
 
