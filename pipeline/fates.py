@@ -25,6 +25,7 @@ Fate = Literal["goes", "kept", "left"]
 _UNFINISHED = re.compile(r"\.(?P<key>[^.].*)\.(?P<how>partial|old|fetched)")
 _SCRATCH = re.compile(r"tmp[a-z0-9_]{8}")  # as tempfile calls what a killed quantize or search leaves in the cache
 _VISIBLE = re.compile(r"[^.].*")
+_NO_NOTE = re.compile(r".*(?<!\.alias)")
 _ALL = re.compile(r".*")
 _UNFINISHED_WHY: Final = {
     "partial": "what a killed run left of a step",
@@ -70,7 +71,7 @@ def things_in(scene: Scene) -> Iterator[Thing]:
     yield from _within(scene, "checkpoints", "checkpoints", _checkpoints)
     yield from _within(scene, AREA, "outbox", _outbox, only=_VISIBLE)
     yield from _within(scene, "cache", "scratch", _scratch, only=_SCRATCH)
-    yield from _within(scene, "cache/served", "served", _model)
+    yield from _within(scene, "cache/served", "served", _model, only=_VISIBLE)
 
 
 def _within(
@@ -166,9 +167,10 @@ def _scratch(scene: Scene, path: Path) -> Iterator[Thing]:
 
 
 def _model(scene: Scene, folder: Path) -> Iterator[Thing]:
-    """Served versions of one model. What no registry that was asked knows is kept: its own may be elsewhere."""
-    name = unquote(folder.name)
-    yield from _within(scene, folder.relative_to(scene.root).as_posix(), "served", partial(_served, name=name))
+    """Served versions of one model. What no registry that was asked knows is kept: its own may be elsewhere. So are the
+    notes of which version an alias named last, a few bytes each: a server starts by them while the registry is away."""
+    area = folder.relative_to(scene.root).as_posix()
+    yield from _within(scene, area, "served", partial(_served, name=unquote(folder.name)), only=_NO_NOTE)
 
 
 def _served(scene: Scene, path: Path, *, name: str) -> Iterator[Thing]:

@@ -337,6 +337,15 @@ def _old(path: Path, *, days: float = 30) -> None:
         _aged(each, NOW - days * DAY)
 
 
+def test_what_a_server_starts_by_while_the_registry_is_away_and_its_locks_are_none_of_it(house: House) -> None:
+    house.registered("known", {}, alias=1)
+    _old(house.root / "cache" / "served" / "known" / "champion.alias")
+    _old(house.root / "cache" / "served" / ".locks" / "known" / "1-0123.used")
+    assert judged(house.found()) == ({}, [])
+    house.clear()
+    assert (house.root / "cache" / "served" / "known" / "champion.alias").is_file()
+
+
 def test_a_dry_run_changes_nothing(house: House) -> None:
     paths = full(house)
     before = everything(house.root)
