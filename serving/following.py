@@ -18,6 +18,7 @@ import msgspec
 from serving.alarm import Thresholds
 from serving.batcher import Batcher
 from serving.bundle import Bundle
+from serving.cache import prune
 from serving.choosing import choose_setting, succeeding_setting, where_pays
 from serving.engine import Given
 from serving.errors import BadRequest, Transient
@@ -26,8 +27,10 @@ from serving.lanes import CANARY, MAIN, SHADOW, Lane
 from serving.machine import available_bytes
 from serving.metrics import Metrics
 from serving.models import Live, Models, Served, load
-from serving.registry import Resolved, find_version, is_followed, name_and_alias, resolve
-from serving.remembered import recall, remember
+from serving.registry import Resolved, find_version, is_followed, name_and_alias, resolve, version_place
+from serving.registry_failures import NoAnswer
+from serving.remembered import noted, recall, remember
+from serving.sharing import Sharing
 from serving.shown_versions import state_of
 from serving.traffic import Traffic, parse_canary
 from serving.tuning import Setting, plain
@@ -86,7 +89,9 @@ class Following:
         metrics: Metrics,
     ) -> None:
         self.models = Models(live)
-        self.share, self.from_cache, self.beside = share, from_cache, beside
+        self.share, self.beside = share, beside
+        self._began_from_cache = from_cache
+        self._sharing = Sharing(self.models, loaded=self.loaded, load=self._load)
         self.traffic: Traffic | None = None
         self.followed, self._metrics = followed, metrics
         self.lanes = {MAIN: self._lane(MAIN, model=live.name)}
@@ -98,6 +103,8 @@ class Following:
         for name, source in beside.items():
             self.lanes[name] = self._lane(name, model=name_and_alias(source)[0])
             self.followers[name] = self._follower(name, source)
+        for lane in self.lanes.values():
+            lane.others = [each for each in self.lanes.values() if each is not lane]
         self.models.on_failed = self._heed
         metrics.serving(**live.identity())
         metrics.registry.register(VersionMetrics(self))
@@ -130,6 +137,11 @@ class Following:
         for follower in self.followers.values():
             follower.stop()
 
+    @property
+    def from_cache(self) -> bool:
+        """Whether the registry was away at the start, and has not answered since."""
+        return self._began_from_cache and not self.followers[MAIN].was_up
+
     def state(self) -> dict[str, object]:
         """What the page shows; serving.shown_versions says how it looks."""
         return state_of(self)
@@ -143,39 +155,59 @@ class Following:
         return Follower(
             self.lanes[lane],
             find=partial(find_version, source, tracking_uri=self.followed.tracking_uri),
-            fetch=partial(self._fetch, lane),
-            keep=partial(self._keep, source) if lane == MAIN else lambda _: None,
-            observer=self._metrics,
+            fetch=partial(self._sharing.fetch, lane, self.lanes[lane].model),
+            keep=partial(self._keep, source) if lane == MAIN else self._prune,
+            observer=self,
             interval_s=self.followed.interval_s,
         )
 
-    def _fetch(self, lane: str, version: str) -> Live:
-        """The version, loaded; another lane may have it already, but a shadow's one session serves nobody else."""
-        model, sessions = self.lanes[lane].model, 1 if lane == SHADOW else self.models.current.setting.sessions
-        for live in self.loaded():
-            if (live.name, live.version) == (model, version) and live.setting.sessions >= sessions:
-                return live
+    def _load(self, lane: str, source: str) -> Live:
         where = self.followed
-        source = f"models:/{model}/{version}"
         found = resolve(source, tracking_uri=where.tracking_uri, cache=where.cache, key=where.key)
         return load(found, choose=self._choose(lane), gently=True)
 
     def _choose(self, lane: str) -> Callable[[Bundle], Setting]:
         current = self.models.current.setting
-        if lane == SHADOW:  # one request at a time is enough for what nobody waits for
-            return lambda _: where_pays(msgspec.structs.replace(plain(current.threads), executors=1))
-        return partial(succeeding_setting, threads=self.followed.threads, current=current)
+        as_others = partial(succeeding_setting, threads=self.followed.threads, current=current)
+        if lane != SHADOW or current.sessions == 1:
+            return as_others
+        # One request at a time is enough for what nobody waits for.
+        return lambda _: where_pays(msgspec.structs.replace(plain(current.threads), executors=1))
 
     def loaded(self) -> Sequence[Live]:
-        """Every model in memory, the one in service first."""
-        found = [each for lane in self.lanes.values() for each in (lane.current, lane.hot) if each is not None]
-        return [each for index, each in enumerate(found) if all(each is not other for other in found[:index])]
+        """Every model in memory, the one in service first; those of several lanes once."""
+        found = [each for lane in self.lanes.values() for each in lane.in_memory() if each is not None]
+        return [
+            each for index, each in enumerate(found) if all(each.engine is not other.engine for other in found[:index])
+        ]
 
     def _keep(self, source: str, live: Live) -> None:
         """For a restart without the registry."""
         where, files = self.followed, live.files
         resolved = Resolved(live.engine.bundle.path, live.name, live.version, live.digest, files)
         remember(resolved, source=source, tracking_uri=str(where.tracking_uri), cache=where.cache)
+        self._prune(live)
+
+    def _prune(self, swapped: Live) -> None:
+        """Make room in the cache: a version has come, and an older one may go."""
+        name, cache = swapped.name, self.followed.cache
+        kept = noted(name, cache=cache)
+        if kept is None:
+            return
+        in_memory = [
+            version_place(cache, name=name, version=live.version, digest=live.digest)
+            for live in self.loaded()
+            if live.name == name
+        ]
+        prune(in_memory[0].parent, in_use=in_memory, noted=kept)
+
+    def registry_is_up(self, _: bool) -> None:
+        """Called by each follower; for the server it is up where all of them got an answer last."""
+        self._metrics.registry_is_up(all(each.registry_up is not False for each in self.followers.values()))
+
+    def refused(self) -> None:
+        """Called by each follower."""
+        self._metrics.refused()
 
     def _heed(self, live: Live, failed: Sequence[Sequence[Given]]) -> None:
         for lane in self.lanes.values():
@@ -187,7 +219,7 @@ def _first(followed: Followed) -> tuple[Resolved, bool]:
     source, uri, cache, key = followed.source, followed.tracking_uri, followed.cache, followed.key
     try:
         return resolve(source, tracking_uri=uri, cache=cache, key=key), False
-    except Transient as away:
+    except (Transient, NoAnswer) as away:
         known = recall(source, tracking_uri=str(uri), cache=cache, key=key) if is_followed(source) else None
         if known is None:
             raise

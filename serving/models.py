@@ -7,7 +7,7 @@ replaced; whatever fails on the way, the old version keeps serving.
 import hashlib
 import logging
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final
 
@@ -15,6 +15,7 @@ import msgspec
 
 from serving.answers import results
 from serving.bundle import Bundle, ServingSpec, read_bundle
+from serving.cache import Claim
 from serving.choosing import COPIES, where_pays
 from serving.costs import Costs, calibrated
 from serving.cpu import ROOT, usable_threads
@@ -23,11 +24,11 @@ from serving.errors import BadArtifact, BadRequest
 from serving.instances import Instances, Varies, open_instances
 from serving.machine import available_bytes
 from serving.registry import Resolved
-from serving.tallies import Tally
+from serving.tallies import End, Tally
 from serving.tuning import Alone, Setting, plain
 
 Choose = Callable[[Bundle], Setting]
-PROBE: Final = "probe"  # the lane of who only asks whether the model in service lives: no client's requests
+PROBE: Final = "probe"  # and a lane: who only asks whether its model lives; no client's requests
 _IDS: Final = "ids of "  # and a vocabulary: the lane of token ids for the model in service
 _log = logging.getLogger(__name__)
 
@@ -38,9 +39,9 @@ class NoMemory(BadArtifact):
 
 @dataclass(frozen=True)
 class Live:
-    """A loaded model and its name, which answers carry; what its calls cost, and what it has done so far. `files` is as
-    the registry has it, for who would load it again; `memory_bytes` is about what it takes; models of one `vocabulary`
-    have the same tokenizer."""
+    """A loaded model and its name, which answers carry; what its calls cost, and what it has done so far in its lane.
+    `files` is as the registry has it, for who would load it again; `memory_bytes` is about what it takes; models of one
+    `vocabulary` have the same tokenizer; `claim` keeps its files in the cache."""
 
     engine: Instances
     name: str
@@ -50,7 +51,12 @@ class Live:
     files: str | None = None
     memory_bytes: int = 0
     vocabulary: str = ""
+    claim: Claim | None = field(default=None, compare=False, repr=False)
     tally: Tally = field(default_factory=Tally, compare=False, repr=False)
+
+    def in_another_lane(self) -> "Live":
+        """The same engine for another lane; what it does there is counted there."""
+        return replace(self, tally=Tally())
 
     @property
     def setting(self) -> Setting:
@@ -84,9 +90,9 @@ Failed = Callable[[Live, Sequence[Sequence[Given]]], None]
 class Models:
     """Holds the models that answer now, one a lane; replacing one reference is the whole swap.
 
-    The lane "" has the model in service, `current`; another lane may have none, and is answered by that. So are the
-    lane PROBE, which is in no tally, and `ids_lane`. `on_failed` is told of requests that a model failed on, in the
-    thread that computed them.
+    The lane "" has the model in service, `current`; another lane may have none, and is answered by that. So is
+    `ids_lane`. PROBE and a lane is that lane, but in no tally. `on_failed` is told of requests that a model failed on,
+    in the thread that computed them.
     """
 
     def __init__(self, live: Live) -> None:
@@ -110,7 +116,7 @@ class Models:
 
     def of(self, lane: str) -> Live:
         """The model that answers a lane's requests; read once a batch, so that no batch is of two."""
-        return self._others.get(lane, self.current) if lane else self.current
+        return self._others.get(lane.removeprefix(PROBE), self.current) if lane else self.current
 
     def answer(self, items: Sequence[Given]) -> Served:
         """One request by itself; raises what it failed with."""
@@ -132,17 +138,13 @@ class Models:
             if len(jobs) > 1:
                 raise
             outcomes = [error]
-        if lane != PROBE:
+        if not lane.startswith(PROBE):
             self._count(live, jobs, outcomes)
         return outcomes
 
     def _count(self, live: Live, jobs: Sequence[Sequence[Given]], outcomes: Sequence[Served | Exception]) -> None:
-        times_ms = [each.took_ms for each in outcomes if isinstance(each, Served)]
-        if len(times_ms) == len(outcomes):
-            live.tally.add(times_ms)
-            return
-        failed = [job for job, outcome in zip(jobs, outcomes, strict=True) if _is_own_fault(outcome)]
-        live.tally.add(times_ms, errors=len(failed), refused=len(jobs) - len(times_ms) - len(failed))
+        live.tally.count(jobs, [_end(outcome) for outcome in outcomes])
+        failed = [job for job, outcome in zip(jobs, outcomes, strict=True) if _end(outcome) == "failed"]
         if failed:
             self.on_failed(live, failed)
 
@@ -178,9 +180,11 @@ def _served(live: Live, items: Sequence[Given], answer: Answer) -> Served:
     return Served(answer=answer, results=told, live=live)
 
 
-def _is_own_fault(outcome: Served | Exception) -> bool:
-    """Whether the model failed, and not the request."""
-    return isinstance(outcome, Exception) and not isinstance(outcome, BadRequest)
+def _end(outcome: Served | Exception) -> End:
+    """A BadRequest is the request's own fault, anything else the model's."""
+    if isinstance(outcome, Served):
+        return outcome.took_ms
+    return "refused" if isinstance(outcome, BadRequest) else "failed"
 
 
 def load(
@@ -199,6 +203,9 @@ def load(
         BadArtifact: it is altered, not for this machine, or computes something else than was measured.
     """
     bundle = read_bundle(resolved.path)
+    if bundle.digest != resolved.digest:
+        told = f"is {bundle.digest[:12]}, not the {resolved.digest[:12]} that was verified"
+        raise BadArtifact(f"{bundle.path}: the bundle {told}: it was replaced meanwhile; load it again")
     memory_bytes = require_memory(bundle, sessions=1, root=root)
     setting = choose(bundle) if choose else where_pays(plain(threads or usable_threads()))
     if setting.sessions > 1:
@@ -211,6 +218,7 @@ def load(
         resolved.digest,
         costs=calibrated(engine, gently=gently),
         files=resolved.files,
+        claim=resolved.claim,
         memory_bytes=memory_bytes,
         vocabulary=hashlib.sha256((bundle.path / "tokenizer.json").read_bytes()).hexdigest(),
     )

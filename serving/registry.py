@@ -1,57 +1,65 @@
 """MLflow, the serving half: what `models:/NAME@ALIAS` means now, fetched and verified.
 
 A source is resolved to a bundle folder whose digest is the one the registry recorded when Retort registered it. Each
-version is kept whole in a folder of its own under the cache, so that it can be verified again; a download becomes
-visible by one rename, when it is verified. A version holds its bundle in `bundle/`, beside what verifies it; one that
-an older Retort registered is the bundle alone.
+version is kept whole in a folder of its own under the cache (cache.py), so that it can be verified again; a download
+becomes visible by one rename, when it is verified. A version holds its bundle in `bundle/`, beside what verifies it;
+one that an older Retort registered is the bundle alone.
+
+MLflow says in one way alone that something is not there. Whatever else is answered, a proxy's page, a login, an error,
+comes out as NoAnswer or Transient: it says nothing of the alias.
 """
 
 import errno
 import re
 import shutil
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 from urllib.parse import quote
 
 from serving.bundle import read_bundle
-from serving.errors import BadArtifact, BadRequest, Transient
+from serving.cache import Claim, beside, claim, fetching, on_disk, publish
+from serving.errors import BadArtifact, BadRequest
 from serving.reaching import expect_answers, fetch_files, is_made, require_database
-from serving.registry_failures import one_message, raised_by_registries, shown
+from serving.registry_failures import NoAnswer, NotThere, one_message, raised_by_registries, shown
 from serving.signatures import FILES, FILES_TAG, verify_folder
 from serving.verifying import BUNDLE, verify_version
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
+    from mlflow.entities.model_registry import ModelVersion
 
 DIGEST_TAG = "retort.digest"
 LOCAL_VERSION = "local"
 FULL_BYTES = 2**20  # a download that failed with less than this left failed for want of it
-_NOT_WRITABLE = (errno.EACCES, errno.EROFS, errno.EPERM, errno.ENOTDIR, errno.EEXIST)
 _URI = re.compile(r"models:/(?P<name>[^/@]+)(@(?P<alias>[^/@]+)|/(?P<version>[0-9]+))")
 
 
 class NoAlias(BadRequest):
-    """The model is there, and has no such alias."""
+    """The registry has no such alias, or not even the model."""
 
 
-class NoSpace(Transient):
-    """The cache's disk is full; the registry has no part in it."""
+class Named(NamedTuple):
+    """What an alias names. A model that was deleted and registered anew has another version 1, whose digest is another;
+    it is empty where Retort did not register the version."""
+
+    version: str
+    digest: str
 
 
 @dataclass(frozen=True)
 class Resolved:
     """A verified bundle folder on this machine, and what the registry calls it; `files` is the digest of a version's
-    list of files, where it has one."""
+    list of files, where it has one. It stays in the cache as long as `claim` is referred to."""
 
     path: Path
     name: str
     version: str
     digest: str
     files: str | None = field(default=None, compare=False)
+    claim: Claim | None = field(default=None, compare=False, repr=False)
 
 
 @dataclass(frozen=True)
@@ -74,8 +82,9 @@ def resolve(source: str, *, tracking_uri: str | None, cache: Path, key: Path | N
     With a public `key` only what was signed by its owner is let through.
 
     Raises:
-        BadRequest: no such folder, name, alias or version (the message says which there are), wrong credentials, or a
-            key that cannot be used.
+        BadRequest: no such folder or version, a key that cannot be used, or
+            NoAlias: no such name or alias (the message says which there are).
+            NoAnswer: wrong credentials, or what answers is no registry.
         BadArtifact: the version was not registered by Retort, its files are not those registered, or not signed.
         Transient: the registry cannot be reached, or (NoSpace) there is no room for the files.
     """
@@ -85,8 +94,9 @@ def resolve(source: str, *, tracking_uri: str | None, cache: Path, key: Path | N
     with _registry(tracking_uri) as client:
         found = _recorded(client, name=name, version=_version(client, source))
         path = version_place(cache, name=name, version=found.version, digest=found.digest)
+        held = claim(path)
         bundle = _kept(found, path=path, key=key) or _fetch(found, path=path, key=key, tracking_uri=str(tracking_uri))
-    return Resolved(path=bundle, name=name, version=found.version, digest=found.digest, files=found.files)
+    return Resolved(bundle, name, version=found.version, digest=found.digest, files=found.files, claim=held)
 
 
 def version_place(cache: Path, *, name: str, version: str, digest: str) -> Path:
@@ -106,10 +116,15 @@ def is_followed(source: str) -> bool:
     return bool(match and match["alias"])
 
 
-def find_version(source: str, *, tracking_uri: str | None) -> str:
+def find_version(source: str, *, tracking_uri: str | None) -> Named:
     """The version an alias names now; raises as `resolve` does."""
-    with _registry(tracking_uri) as client:
-        return _version(client, source)
+    name, _, _ = _parse(source)
+    try:
+        with _registry(tracking_uri) as client:
+            version = _version(client, source)
+            return Named(version, str(_told(client, name=name, version=version).tags.get(DIGEST_TAG, "")))
+    except NotThere as missing:
+        raise NoAlias(str(missing)) from missing
 
 
 def _resolve_folder(path: Path, *, key: Path | None) -> Resolved:
@@ -135,7 +150,7 @@ def _registry(tracking_uri: str | None) -> "Iterator[MlflowClient]":
     if tracking_uri is None:
         raise BadRequest("a models:/ source needs a registry; say where with --tracking-uri, e.g. sqlite:///mlflow.db")
     if not is_made(tracking_uri):
-        raise BadRequest(f"there is no registry at {shown(tracking_uri)}; name a file that `retort run` made")
+        raise NoAnswer(f"there is no registry at {shown(tracking_uri)}; name a file that `retort run` made")
     with one_message(tracking_uri):
         from mlflow import MlflowClient
 
@@ -148,15 +163,29 @@ def _version(client: "MlflowClient", source: str) -> str:
     name, alias, version = _parse(source)
     if alias is None:
         return str(version)
-    aliases = {str(known): str(number) for known, number in client.get_registered_model(name).aliases.items()}
+    found = client.get_registered_model(name)
+    _require(found.name, name, tracking_uri=client.tracking_uri)
+    aliases = {str(known): str(number) for known, number in found.aliases.items()}
     if alias not in aliases:
         known = ", ".join(sorted(aliases)) or "none"
         raise NoAlias(f"model {name} has no alias {alias}; it has: {known}")
     return aliases[alias]
 
 
-def _recorded(client: "MlflowClient", *, name: str, version: str) -> _Recorded:
+def _told(client: "MlflowClient", *, name: str, version: str) -> "ModelVersion":
     found = client.get_model_version(name, version)
+    _require(f"{found.name} version {found.version}", f"{name} version {version}", tracking_uri=client.tracking_uri)
+    return found
+
+
+def _require(found: str, wanted: str, *, tracking_uri: str) -> None:
+    """A proxy that answers every question with {} or nothing is taken for a registry with an empty model."""
+    if found != wanted:
+        raise NoAnswer(f"the registry {shown(tracking_uri)} was asked for model {wanted} and answered of {found!r}")
+
+
+def _recorded(client: "MlflowClient", *, name: str, version: str) -> _Recorded:
+    found = _told(client, name=name, version=version)
     digest, files = found.tags.get(DIGEST_TAG), found.tags.get(FILES_TAG)
     missing = DIGEST_TAG if not digest else FILES_TAG if _is_logged_model(found.source) and not files else None
     if missing:
@@ -181,15 +210,17 @@ def _kept(found: _Recorded, *, path: Path, key: Path | None) -> Path | None:
 
 
 def _fetch(found: _Recorded, *, path: Path, key: Path | None, tracking_uri: str) -> Path:
-    """Download beside `path`, verify, and publish by one rename; return the bundle."""
-    with _disk(path.parent):
+    """Download beside `path`, verify, and publish by one rename; return the bundle. Where another process was quicker,
+    what it fetched is taken: it may be reading that."""
+    with on_disk(path.parent):
         path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=path.parent, prefix=".download-") as folder:
-            files = _fetched(found.place, to=Path(folder) / "files", tracking_uri=tracking_uri)
-            bundle = found.bundle_in(files, key=key, called=shown(found.place))
-            if path.exists():
-                shutil.rmtree(path)
-            files.rename(path)
+        with fetching(path):
+            if bundle := _kept(found, path=path, key=key):
+                return bundle
+            with beside(path) as folder:
+                files = _fetched(found.place, to=folder / "files", tracking_uri=tracking_uri)
+                bundle = found.bundle_in(files, key=key, called=shown(found.place))
+                publish(files, path)
     return path / bundle.relative_to(files)
 
 
@@ -200,16 +231,4 @@ def _fetched(place: str, *, to: Path, tracking_uri: str) -> Path:
     except raised_by_registries() as error:
         if shutil.disk_usage(to.parent).free < FULL_BYTES:
             raise OSError(errno.ENOSPC, "No space left on device") from error
-        raise
-
-
-@contextmanager
-def _disk(folder: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise NoSpace(f"no space left for the model in {folder}; free some or use another --cache") from error
-        if error.errno in _NOT_WRITABLE:
-            raise BadRequest(f"{folder} cannot be written; choose another with --cache") from error
         raise

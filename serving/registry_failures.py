@@ -4,6 +4,11 @@ MLflow, requests, SQLAlchemy, boto and the drivers below them each have their ow
 on as text. So what was said, by the error and by those that caused it, is compared with SIGNS, the first that fits
 first; after them the HTTP status counts. What is said of a file of this machine is told as that file's. No password of
 a URI is repeated.
+
+    BadRequest
+    ├── NotThere    MLflow itself says that it has no such thing
+    └── NoAnswer    whatever else repeating cannot help: credentials, a page of a proxy, the wrong address
+    Transient
 """
 
 import errno
@@ -27,6 +32,7 @@ _RAISED: Final = (
     ("botocore.exceptions", "BotoCoreError"),
     ("botocore.exceptions", "ClientError"),
     ("boto3.exceptions", "Boto3Error"),
+    ("google.protobuf.json_format", "ParseError"),  # of JSON that is no answer of MLflow's
 )
 _FULL: Final = (errno.ENOSPC, errno.EDQUOT)
 _NOT_WRITABLE: Final = (errno.EACCES, errno.EROFS, errno.EPERM, errno.ENOTDIR, errno.EEXIST, errno.EISDIR)
@@ -36,17 +42,35 @@ _STATUS: Final = re.compile(
 )
 
 
+class NotThere(BadRequest):
+    """MLflow itself says that there is no such model, version or run: no proxy's 404, and not a wrong address."""
+
+
+class NoAnswer(BadRequest):
+    """What answers lets nobody in or is no registry. Whoever asks for the first time has something to mend; whoever
+    follows an alias knows as little of it as from a registry that is away."""
+
+
 @contextmanager
 def one_message(uri: str) -> Iterator[None]:
-    """Turn what MLflow and all below it raise into one Failure with one message."""
+    """Turn what MLflow and all below it raise into one Failure with one message: a Transient, a NotThere or a
+    NoAnswer."""
     try:
         yield
     except raised_by_registries() as error:
-        raise failure_of(error, uri=uri) from error
+        raise _kind_of(error, uri=uri) from error
     except ImportError as error:
         if not misses_a_package(error):
             raise
-        raise failure_of(error, uri=uri) from error
+        raise _kind_of(error, uri=uri) from error
+
+
+def _kind_of(error: BaseException, *, uri: str) -> Failure:
+    failure = failure_of(error, uri=uri)
+    if not isinstance(failure, BadRequest):
+        return failure
+    said = getattr(error, "error_code", None)  # of a page without MLflow's own code, MLflow says ENDPOINT_NOT_FOUND
+    return NotThere(str(failure)) if said == "RESOURCE_DOES_NOT_EXIST" else NoAnswer(str(failure))
 
 
 def failure_of(error: BaseException, *, uri: str) -> Failure:

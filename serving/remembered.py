@@ -11,6 +11,7 @@ from urllib.parse import quote
 
 import msgspec
 
+from serving.cache import claim
 from serving.errors import BadArtifact
 from serving.redaction import redacted
 from serving.registry import Resolved, name_and_alias, version_place
@@ -58,12 +59,24 @@ def recall(source: str, *, tracking_uri: str, cache: Path, key: Path | None) -> 
         return None
     name, _ = name_and_alias(source)
     place = version_place(cache, name=name, version=note.version, digest=note.digest)
+    held = claim(place)
     try:
         bundle = verify_version(place, files=note.files, digest=note.digest, key=key, called=str(place))
     except BadArtifact as unfit:
         _log.warning("version %s of the cache is passed over: %s", note.version, unfit)
         return None
-    return Resolved(path=bundle, name=name, version=note.version, digest=note.digest, files=note.files)
+    return Resolved(bundle, name, version=note.version, digest=note.digest, files=note.files, claim=held)
+
+
+def noted(name: str, *, cache: Path) -> list[Path] | None:
+    """The folders of a model's versions that answered for an alias last, whoever wrote that down; None where one of
+    the notes cannot be read, so that nobody knows."""
+    folder = cache / quote(name, safe="")
+    try:
+        notes = [msgspec.json.decode(path.read_bytes(), type=_Note) for path in folder.glob("*.alias")]
+    except (OSError, msgspec.MsgspecError, UnicodeDecodeError):
+        return None
+    return [version_place(cache, name=name, version=note.version, digest=note.digest) for note in notes]
 
 
 def _place(source: str, *, cache: Path) -> Path:

@@ -5,21 +5,28 @@ from collections.abc import Sequence
 from serving.costs import Costs
 from serving.engine import Answer, Given
 from serving.models import Served
+from serving.tallies import Cut, Part
 
 
 def slices(items: Sequence[Given], *, costs: Costs, most_s: float) -> list[Sequence[Given]]:
-    """The items in their order, cut so that each slice costs at most `most_s`, or is one item."""
+    """The items in their order, cut so that each slice costs at most `most_s`, or is one item. Slices know their
+    request, which a tally counts once."""
     if len(items) < 2 or costs.cost_of(items) <= most_s:
         return [items]
-    found: list[Sequence[Given]] = []
-    begin, cost_s = 0, 0.0
+    begins, cost_s = [0], 0.0
     for index, item in enumerate(items):
         own_s = costs.cost_of([item])
-        if index > begin and cost_s + own_s > most_s:
-            found.append(items[begin:index])
-            begin, cost_s = index, 0.0
+        if index > begins[-1] and cost_s + own_s > most_s:
+            begins.append(index)
+            cost_s = 0.0
         cost_s += own_s
-    return [*found, items[begin:]]
+    if len(begins) == 1:
+        return [items]
+    request, ends = Cut(len(begins)), [*begins[1:], len(items)]
+    return [
+        Part(items[begin:end], request=request, place=place)
+        for place, (begin, end) in enumerate(zip(begins, ends, strict=True))
+    ]
 
 
 def joined(parts: Sequence[Served]) -> Served:

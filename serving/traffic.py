@@ -21,12 +21,12 @@ from typing import Any, Final, NamedTuple
 
 from serving.agreement import Agreement, compared, cosines, unlike_answers, unlike_limits
 from serving.batcher import Batcher
-from serving.bundle import TaskKind
+from serving.bundle import ServingSpec, TaskKind
 from serving.engine import Given, Tokens
 from serving.errors import BadRequest
 from serving.lanes import CANARY, MAIN, SHADOW
 from serving.models import Live, Models, Served, ids_lane
-from serving.tallies import percentile
+from serving.tallies import Part, percentile
 from serving.tickets import Ticket
 
 GOLDEN: Final = 0x9E3779B97F4A7C15  # 2^64 / the golden ratio
@@ -60,9 +60,11 @@ Identity = tuple[str, str, str]
 
 
 class Shown(NamedTuple):
-    """What the model in service answered, until the shadow has; its `answers` are as `_answers` gives them."""
+    """What the model in service answered, until the shadow has; its `answers` are as `_answers` gives them. Both are
+    known to fit each other."""
 
     main: Identity
+    shadow: Identity
     task: TaskKind
     answers: list[Any]
     took_ms: float
@@ -106,28 +108,33 @@ class Traffic:
     def answered(self, ticket: Ticket[Served]) -> None:
         """Show an answered request to the shadow; where too many wait for it already, the oldest of them is dropped."""
         served = ticket.result
-        if not self._shadowed or ticket.lane != MAIN or served is None:
+        if not self._shadowed or ticket.lane != MAIN or served is None or served.live is not self._models.current:
             return
-        shadow = self._models.at(SHADOW)
-        if shadow is None or not self._fit(SHADOW, served.live, shadow) or not _are_texts(ticket.items):
+        main, shadow = served.live, self._models.at(SHADOW)
+        # A version that was promoted is the shadow, too, until that one's next poll: itself is nothing to compare with.
+        if shadow is None or _identity(shadow) == _identity(main):
+            return
+        if not self._fit(SHADOW, main, shadow) or not _are_texts(ticket.items):
             return
         # Not all of the answer: its model must be free to leave while the copy waits.
-        shown = Shown(_identity(served.live), served.live.spec.task, _answers(served), served.took_ms)
+        shown = Shown(_identity(main), _identity(shadow), main.spec.task, _answers(served), served.took_ms)
         copy: Ticket[Served] = Ticket(ticket.items, done=self._shown, expires_s=math.inf, lane=SHADOW, note=shown)
-        if self._batcher.queue.put_aside(copy) is not None:
+        dropped = self._batcher.queue.put_aside(copy)
+        if dropped is not None and (not isinstance(dropped.items, Part) or dropped.items.request.first("dropped")):
             self.dropped += 1
 
     def forget(self) -> None:
-        """Drop what waits for the shadow: one of its pair has left."""
+        """Drop what waits for the shadow, and what was compared: one of the pair has left."""
         self._batcher.queue.clear_aside()
+        with self._lock:
+            self.pair = None
 
     def _fit(self, lane: str, main: Live, other: Live) -> bool:
         """Whether a lane's version may be given what the model in service reads; the log says why not, once."""
         both = (_identity(main), _identity(other))
         known = self._fits.get(lane)
         if known is None or known[:2] != both:
-            why = unlike_answers(main.spec, other.spec)
-            why = why or (unlike_limits(main.spec, other.spec) if lane == CANARY else "")
+            why = why_unfit(lane, main=main.spec, other=other.spec)
             if why:
                 _log.warning("%s version %s is given no requests beside %s: %s", lane, other.version, main.version, why)
             known = self._fits[lane] = (*both, not why)
@@ -137,21 +144,28 @@ class Traffic:
         """In an executor. What the shadow fails on is in its tally; nothing can be compared."""
         first: Shown = ticket.note
         second = ticket.result
-        if second is None or second.live is not self._models.at(SHADOW):  # it was switched off meanwhile
+        if second is None or not self._are_there(first, second.live):
             return
         answers = _answers(second)
         if first.task == "embedding":
             found = cosines(first.answers, answers)
         else:
             found = [compared(*pair, task=first.task) for pair in zip(first.answers, answers, strict=True)]
-        both = (first.main, _identity(second.live))
+        both = (first.main, first.shadow)
         with self._lock:
+            if not self._are_there(first, second.live):  # asked under the lock: what `forget` cleared stays so
+                return
             pair = self.pair
             if pair is None or pair[:2] != both:
                 pair = self.pair = Pair(*both, Agreement(first.task), deque(maxlen=LATEST), deque(maxlen=LATEST))
             pair.main_ms.append(first.took_ms)
             pair.shadow_ms.append(second.took_ms)
         pair.agreement.add(found)
+
+    def _are_there(self, first: Shown, second: Live) -> bool:
+        """Whether the versions of a copy still serve; another shadow than it was meant for may have computed it."""
+        there = second is self._models.at(SHADOW) and _identity(self._models.current) == first.main
+        return there and _identity(second) == first.shadow
 
     def state(self) -> dict[str, object]:
         """Of the comparison, for the page."""
@@ -172,6 +186,11 @@ class Traffic:
             "main": _times(pair.main, times_ms[0]),
             "shadow": _times(pair.shadow, times_ms[1]),
         }
+
+
+def why_unfit(lane: str, *, main: ServingSpec, other: ServingSpec) -> str:
+    """Why a canary or a shadow may not be given what the model in service reads; "" where it may."""
+    return unlike_answers(main, other) or (unlike_limits(main, other) if lane == CANARY else "")
 
 
 def _are_texts(items: Sequence[Given]) -> bool:

@@ -25,7 +25,8 @@ class VersionMetrics(Collector):
 
     def collect(self) -> Iterator[Metric]:
         """All of them."""
-        versions = [(lane, live) for lane in self._following.lanes.values() for live in _in_memory(lane)]
+        lanes = self._following.lanes.values()
+        versions = [(lane, live) for lane in lanes for live in lane.in_memory() if live is not None]
         yield from _counts(versions)
         yield _seconds(versions)
         yield from self._aliases()
@@ -41,13 +42,10 @@ class VersionMetrics(Collector):
         rollbacks = CounterMetricFamily("retort_model_rollbacks", "Taken out of service by the alarm.", labels=["lane"])
         for name, lane in self._following.lanes.items():
             rollbacks.add_metric([name], lane.rollbacks)
-            if lane.refused is not None:
-                refused.add_metric([name, lane.refused.version], 1)
+            quarantined = lane.refused  # read once: a follower may clear it meanwhile
+            if quarantined is not None:
+                refused.add_metric([name, quarantined.version], 1)
         yield from (found, refused, rollbacks)
-
-
-def _in_memory(lane: Lane) -> Iterator[Live]:
-    return (live for live in (lane.current, lane.hot) if live is not None)
 
 
 def _counts(versions: list[tuple[Lane, Live]]) -> Iterator[Metric]:

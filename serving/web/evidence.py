@@ -19,6 +19,14 @@ RECEIPTS: Final = "receipts"
 LARGEST_BYTES: Final = 32 * 2**20  # a receipt has every sample that was measured
 LARGEST_CARD_BYTES: Final = 2**18
 _ALONE: Final = "A bundle from a folder is served: a card and receipts come with a version that is registered."
+_GONE: Final = "Its folder is gone from the disk: what is in memory answers on, its card and receipts cannot be read."
+_UNREAD: Final[dict[str, object]] = {
+    "size_bytes": None,
+    "card": None,
+    "receipts": [],
+    "verdict": None,
+    "evidence": _GONE,
+}
 
 
 class _Machine(msgspec.Struct, frozen=True):
@@ -47,14 +55,14 @@ class _Verdict(msgspec.Struct, frozen=True):
 
 
 def model_of(live: Live) -> dict[str, object]:
-    """JSON-able; reads files. `evidence` says why there is no card where there is none."""
+    """JSON-able; reads files. `evidence` says why there is no card where there is none; `size_bytes` is None where the
+    folder is gone."""
     bundle = live.engine.bundle
     return {
         "model": live.identity(),
         "spec": {**spec_of(bundle.spec), "route": ROUTES[bundle.spec.task]},
         "setting": live.setting.told(),
-        "size_bytes": (bundle.path / "model.onnx").stat().st_size,
-        **_beside(bundle.path, bundle.digest, bundle.spec.name),
+        **_told_beside(live),
     }
 
 
@@ -64,13 +72,24 @@ def spec_of(spec: ServingSpec) -> dict[str, Any]:
     return {**told, "long_texts": spec.long_texts.told(reads=spec.max_length)}
 
 
+def _told_beside(live: Live) -> dict[str, object]:
+    """A cache that is emptied to make room takes nothing from a model in memory but this."""
+    bundle = live.engine.bundle
+    try:
+        return _beside(bundle.path, bundle.digest, bundle.spec.name)
+    except OSError:
+        return _UNREAD
+
+
 @lru_cache(maxsize=4)
 def _beside(path: Path, digest: str, variant: str) -> dict[str, object]:  # noqa: ARG001 - other bytes, other receipts
-    """Read once a version: none of it changes under a server."""
+    """Read once a version: none of it changes under a server. OSError, which is not remembered, where it is gone."""
+    size_bytes = (path / "model.onnx").stat().st_size
     whole = path.name == BUNDLE and (path.parent / FILES).is_file()
     card = _read(path.parent / CARD, most=LARGEST_CARD_BYTES) if whole else None
     receipts = [_receipt(file, variant) for file in sorted((path / RECEIPTS).glob("quality@*.json"))]
     return {
+        "size_bytes": size_bytes,
         "card": None if card is None else card.decode("utf-8", errors="replace"),
         "receipts": [each for each in receipts if each is not None],
         "verdict": msgspec.to_builtins(

@@ -16,6 +16,11 @@ NONE_BEFORE = Rate(1000, 0)
         (Rate(100, 60), Rate(100, 10), True),
         (Rate(100, 50), Rate(100, 10), False),  # no more than 5 times the version before
         (Rate(100, 21), Rate(0, 0), True),
+        (Rate(1000, 1000), Rate(5, 1), True),  # what 5 requests say is nothing
+        (Rate(1000, 1000), Rate(49, 49), True),
+        (Rate(100, 61), Rate(100, 20), True),  # 5 times that is all
+        (Rate(100, 60), Rate(100, 20), False),
+        (Rate(1000, 1000), Rate(50, 50), False),  # no worse
     ],
 )
 def test_the_alarm_rings_where_many_fail_that_did_not_before(recent: Rate, before: Rate, expected: bool) -> None:

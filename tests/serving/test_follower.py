@@ -1,15 +1,18 @@
 import logging
 import threading
+from dataclasses import replace
 
 import pytest
 from live_versions import again, loaded, until
 
+from serving.cache import NoSpace
 from serving.errors import BadArtifact, BadRequest, Transient
 from serving.follower import Follower
-from serving.lanes import CANARY, MAIN, Lane
+from serving.lanes import CANARY, MAIN, Lane, Refused
 from serving.metrics import Metrics
 from serving.models import Live, Models, NoMemory
-from serving.registry import NoAlias, NoSpace
+from serving.registry import Named, NoAlias
+from serving.registry_failures import NoAnswer
 
 NO_SUCH = NoAlias("model m has no alias champion; it has: none")
 
@@ -40,16 +43,21 @@ class World:
             interval_s=0.001,
         )
 
-    def find(self) -> str:
+    def find(self) -> Named:
         if isinstance(self.version, Exception):
             raise self.version
-        return self.version
+        return self.named(self.version)
 
-    def fetch(self, version: str) -> Live:
-        self.fetched.append(version)
-        if faults := self.faults.get(version):
+    def named(self, version: str) -> Named:
+        """Written as 2, or 2-DIGEST where it is another bundle than the others."""
+        number, _, digest = version.partition("-")
+        return Named(number, digest or self.first.digest)
+
+    def fetch(self, named: Named) -> Live:
+        self.fetched.append(named.version)
+        if faults := self.faults.get(named.version):
             raise faults.pop(0)
-        return again(self.first, version=version)
+        return replace(again(self.first, version=named.version), digest=named.digest)
 
     def poll(self, version: str | Exception) -> str | None:
         """Move the alias and look; the version that the lane has then."""
@@ -175,6 +183,70 @@ def test_a_canary_of_a_registry_that_is_away_goes_on(canary: World) -> None:
     assert [canary.poll("2"), canary.poll(Transient("away")), canary.poll(BadRequest("wrong key"))] == ["2"] * 3
 
 
+@pytest.mark.parametrize("answer", [NoAnswer("HTTP 401"), BadRequest("a page"), Transient("HTTP 502")])
+def test_whatever_else_a_registry_answers_says_nothing_of_the_alias(world: World, answer: Exception) -> None:
+    assert [world.poll("2"), world.poll(answer)] == ["2", "2"]
+    assert (world.value("retort_registry_up"), world.follower.alias_found, world.follower.named) == (0, True, "2")
+
+
+def test_a_model_that_was_deleted_switches_a_canary_off(canary: World) -> None:
+    assert [canary.poll("2"), canary.poll(NoAlias("Registered Model with name=m not found"))] == ["2", None]
+    assert (canary.value("retort_registry_up"), canary.follower.alias_found, canary.follower.named) == (1, False, None)
+
+
+def test_artifacts_that_are_away_are_away_until_they_answer(world: World, caplog: pytest.LogCaptureFixture) -> None:
+    """Though the registry answers at every poll."""
+    world.faults["2"] = [Transient("S3 is away"), NoAnswer("S3 refuses"), NoAnswer("S3 refuses")]
+    seen: list[bool] = []
+    world.follower._observer = Seeing(seen)
+    with caplog.at_level(logging.INFO):
+        assert [world.poll("2") for _ in range(4)] == ["1", "1", "1", "2"]
+    assert seen == [False, False, False, True]
+    assert caplog.messages[:2] == ["keeping version 1: S3 is away", "keeping version 1: S3 refuses"]
+    assert [message for message in caplog.messages if "answers again" in message] == ["the registry answers again"]
+
+
+class Seeing(Metrics):
+    """Remembers what it is told."""
+
+    def __init__(self, seen: list[bool]) -> None:
+        super().__init__()
+        self.seen = seen
+
+    def registry_is_up(self, reachable: bool) -> None:
+        self.seen.append(reachable)
+
+
+def test_a_number_that_names_other_bytes_now_is_another_version(world: World) -> None:
+    anew = "0" * 64
+    assert world.poll(f"1-{anew}") == "1"
+    assert (world.models.current.digest, world.fetched, world.kept) == (anew, ["1"], ["1"])
+    world.faults["2"] = [BadArtifact("altered")]
+    assert [world.poll("2"), world.poll("2"), world.poll(f"2-{anew}")] == ["1", "1", "2"]
+
+
+def test_a_canary_of_a_version_that_was_taken_out_of_service_is_off_and_says_why(
+    canary: World, caplog: pytest.LogCaptureFixture
+) -> None:
+    main = Lane(MAIN, canary.models, model="m")
+    main.refused = Refused(canary.named("2"), "version 2 failed on 50 of its last 50 requests", taken_out=True)
+    canary.lane.others = [main]
+    assert [canary.poll("3"), canary.poll("2"), canary.poll("2")] == ["3", None, None]
+    told = "no canary: version 2 is quarantined: version 2 failed on 50 of its last 50 requests"
+    assert (caplog.messages, canary.follower.trouble, canary.fetched) == ([told], told, ["3"])
+    main.forgive()
+    assert (canary.poll("2"), canary.follower.trouble) == ("2", "")
+
+
+def test_why_the_lane_has_not_what_its_alias_names_is_known(world: World) -> None:
+    world.faults["2"] = [BadArtifact("altered")]
+    for _ in range(2):
+        world.poll("2")
+        assert world.follower.trouble == "keeping version 1; version 2 is refused: altered"
+    world.poll("3")
+    assert world.follower.trouble == ""
+
+
 def test_a_canary_that_is_the_version_in_service_is_off(canary: World) -> None:
     assert [canary.poll("1"), canary.poll("2")] == [None, "2"]
     canary.models.put(MAIN, again(canary.first, version="2"))
@@ -187,7 +259,7 @@ def test_what_the_alarm_chose_is_kept_as_well(world: World) -> None:
     assert old is not None
     world.poll("2")
     world.models.put(MAIN, old)
-    world.lane.refuse("2", why="it fails")
+    world.lane.refuse(world.named("2"), why="it fails")
     world.poll("2")
     assert world.kept == ["2", "1"]
 
@@ -206,10 +278,10 @@ def test_an_alarm_is_heeded_while_the_registry_keeps_the_follower_waiting(world:
     seen: list[str] = []
     asked, answer = threading.Event(), threading.Event()
 
-    def find() -> str:
+    def find() -> Named:
         asked.set()
         assert answer.wait(10)
-        return "1"
+        return world.named("1")
 
     world.follower._find = find
     world.lane.check = lambda: seen.append(threading.current_thread().name)  # type: ignore[method-assign]
@@ -237,7 +309,7 @@ def test_a_lane_without_a_version_is_looked_after_at_once(canary: World) -> None
 
 def test_polls_are_five_seconds_apart_give_or_take_a_fifth(first: Live) -> None:
     lane = Lane(MAIN, Models(first), model="m")
-    follower = Follower(lane, find=lambda: "1", fetch=lambda version: first, observer=Metrics())
+    follower = Follower(lane, find=lambda: Named("1", first.digest), fetch=lambda _: first, observer=Metrics())
     pauses = [follower._interval_s * follower._jitter() for _ in range(200)]
     assert 4.0 <= min(pauses) < 4.5
     assert 5.5 < max(pauses) <= 6.0

@@ -6,6 +6,7 @@ import itertools
 import logging
 import math
 import shutil
+import threading
 import time
 import weakref
 from collections import Counter
@@ -32,7 +33,7 @@ from serving.errors import BadArtifact, BadRequest, Failure, Transient
 from serving.following import Followed, Following, build_following
 from serving.lanes import CANARY, MAIN, SHADOW
 from serving.metrics import Metrics
-from serving.models import Served
+from serving.models import Served, load
 from serving.signatures import FILES, files_listing
 from serving.tickets import Ticket
 from serving.tuning import Setting
@@ -286,6 +287,50 @@ def test_an_alias_that_vanishes_is_told_and_changes_nothing(registry: Registry, 
     assert world.value("retort_alias_found", lane="") == 1
 
 
+def test_a_model_that_was_registered_anew_is_another_though_its_number_is_the_same(
+    registry: Registry, make: Make
+) -> None:
+    world = make(registry.followed())
+    registry.client.delete_registered_model(registry.name)
+    registry.add(registry.place / "version-2")
+    registry.move("1")
+    before = world.following.models.current.digest
+    assert world.poll() == "1"
+    served = world.following.models.current
+    assert (served.digest, served.engine.bundle.digest) == (
+        read_bundle(registry.place / "version-2" / "bundle").digest,
+    ) * 2
+    assert served.digest != before
+
+
+def test_a_canary_whose_model_is_deleted_is_off(registry: Registry, make: Make) -> None:
+    other = Registry(registry.uri, registry.place / "other")
+    world = make(registry.followed(canary=f"models:/{other.name}@champion=50%"))
+    assert world.poll(CANARY) == "1"
+    other.client.delete_registered_model(other.name)
+    assert world.poll(CANARY) is None
+    assert world.value("retort_registry_up") == 1
+    assert world.value("retort_alias_found", lane="canary") == 0
+
+
+def test_the_cache_keeps_what_is_in_memory_and_two_versions_before(registry: Registry, make: Make) -> None:
+    world = make(registry.followed())
+    for version in ("2", "3", "1", "2", "3"):
+        registry.move(version)
+        assert world.poll() == version
+    assert versions_in(registry) == ["1", "2", "3"]
+    for number in range(4, 7):
+        registry.add(version_folder(registry.place / f"version-{number}", bias=float(number)))
+        registry.move(str(number))
+        assert world.poll() == str(number)
+    assert versions_in(registry) == ["3", "4", "5", "6"]
+
+
+def versions_in(registry: Registry) -> list[str]:
+    """What the cache holds."""
+    return sorted(path.name.partition("-")[0] for path in (registry.place / "cache" / registry.name).glob("[0-9]*"))
+
+
 def test_a_full_disk_keeps_the_version_until_there_is_room(
     registry: Registry, make: Make, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -360,7 +405,74 @@ def test_a_canary_that_is_promoted_is_not_loaded_again(registry: Registry, make:
     canary = world.following.models.at(CANARY)
     registry.move("2")
     assert (world.poll(), world.poll(CANARY)) == ("2", None)
-    assert world.following.models.current is canary
+    assert canary is not None
+    assert world.following.models.current.engine is canary.engine
+
+
+def test_a_promoted_version_begins_its_figures_anew(registry: Registry, make: Make) -> None:
+    registry.move("2", "challenger")
+    world = make(registry.followed(canary="@challenger=100%"))
+    world.poll(CANARY)
+    world.ask(3)
+    registry.move("2")
+    world.poll()
+    assert world.value("retort_version_requests_total", lane="", version="2") == 0
+    world.ask(2)
+    assert world.value("retort_version_requests_total", lane="", version="2") == 2
+
+
+def test_a_version_of_two_lanes_is_loaded_once_and_counted_in_each(
+    registry: Registry, make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where both look at once, as at the start."""
+    loads: list[str] = []
+    monkeypatch.setattr(
+        "serving.following.load", lambda found, **how: (loads.append(found.version), load(found, **how))[1]
+    )
+    registry.move("2", "challenger")
+    world = make(registry.followed(canary="@challenger=50%", shadow="@challenger"))
+    threads = [threading.Thread(target=world.poll, args=(lane,)) for lane in (CANARY, SHADOW)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert loads == ["1", "2"]
+    world.ask(10)
+    until(lambda: world.value("retort_shadow_compared") == 5)
+    counted = [world.value("retort_version_requests_total", lane=lane, version="2") for lane in (CANARY, SHADOW)]
+    assert counted == [5, 5]
+
+
+def test_a_failing_shadow_takes_no_canary_out(registry: Registry, make: Make) -> None:
+    """They may be one model in memory."""
+    registry.add(brittle(version_folder(registry.place / "version-4", bias=1.0), word="dull"))
+    registry.move("4", "challenger")
+    world = make(registry.followed(canary="@challenger=1%", shadow="@challenger", alarm=Thresholds(requests=10)))
+    world.poll(CANARY)
+    world.poll(SHADOW)
+    world.ask(20, job=[("dull",)])
+    until(lambda: world.value("retort_version_errors_total", lane="shadow", version="4") == 20)
+    assert world.value("retort_version_errors_total", lane="canary", version="4") == 0
+    assert not world.following.followers[CANARY]._alarmed.is_set()
+
+
+def test_a_version_that_the_alarm_took_out_does_not_come_back_as_the_canary(
+    registry: Registry, make: Make, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Both aliases name a version that passed its gate."""
+    registry.add(brittle(version_folder(registry.place / "version-4", bias=1.0), word="dull"))
+    world = make(registry.followed(canary="@challenger=50%", alarm=Thresholds(requests=10)))
+    registry.move("4")
+    registry.move("4", "challenger")
+    assert (world.poll(), world.poll(CANARY)) == ("4", None)
+    for _ in range(10):
+        with pytest.raises(BadArtifact):
+            world.ask(job=[("dull",)])
+    world.following.lanes[MAIN].check()
+    assert (world.poll(), world.poll(CANARY), world.ask(4)) == ("1", None, {"1": 4})
+    assert caplog.messages[-1].startswith("no canary: version 4 is quarantined: version 4 failed on 10 of its last 10")
+    registry.move("1")
+    assert (world.poll(), world.poll(CANARY)) == ("1", "4")
 
 
 def test_a_shadow_has_one_session_and_is_loaded_anew_for_the_service(
@@ -521,6 +633,58 @@ def test_a_start_without_the_registry_serves_what_the_alias_named_last(
     remote.move("1")
     entrance.shut = False
     assert (again.poll(), again.value("retort_registry_up"), again.following.state()["from_cache"]) == ("1", 1, False)
+
+
+def test_a_registry_that_was_away_at_the_start_and_later_again_left_no_version_of_the_cache(
+    remote: Registry, entrance: Door, make: Make
+) -> None:
+    followed = remote.followed(uri=f"http://127.0.0.1:{entrance.port}")
+    make(followed)
+    entrance.close()
+    world = make(followed)
+    seen = []
+    for shut in (True, False, True):
+        if shut:
+            entrance.close()
+        entrance.shut = shut
+        world.poll()
+        seen.append(world.following.from_cache)
+    assert seen == [True, False, False]
+
+
+def test_a_start_without_the_file_of_the_registry_serves_what_the_alias_named_last(
+    registry: Registry, make: Make, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Its volume is not mounted yet."""
+    followed = registry.followed()
+    make(followed)
+    file = registry.place / "mlflow.db"
+    file.rename(registry.place / "away.db")
+    world = make(followed)
+    assert (world.ask(), world.value("retort_registry_up")) == ({"1": 1}, 0)
+    (told,) = [record.getMessage() for record in caplog.records if record.levelno == logging.ERROR]
+    assert told.startswith(f"there is no registry at {registry.uri}; ")
+    assert (world.poll(), world.following.state()["alias_found"]) == ("1", None)
+    (registry.place / "away.db").rename(file)
+    registry.move("2")
+    assert (world.poll(), world.value("retort_registry_up")) == ("2", 1)
+
+
+def test_a_start_without_the_file_and_without_a_cache_says_that_it_is_not_there(registry: Registry) -> None:
+    (registry.place / "mlflow.db").unlink()
+    told = refusal(BadRequest, registry.followed())
+    assert told == f"there is no registry at {registry.uri}; name a file that `retort run` made"
+
+
+def test_the_registry_is_up_where_every_lane_s_last_poll_was_answered(registry: Registry, make: Make) -> None:
+    registry.move("2", "challenger")
+    world = make(registry.followed(canary="@challenger=5%"))
+    followers = world.following.followers
+    seen = []
+    for lane, up in ((MAIN, False), (CANARY, True), (MAIN, True), (CANARY, False), (MAIN, True)):
+        followers[lane]._is_up(up)
+        seen.append(world.value("retort_registry_up"))
+    assert seen == [0, 0, 1, 0, 0]
 
 
 def test_without_the_registry_only_a_version_that_is_whole_is_served(

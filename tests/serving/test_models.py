@@ -6,14 +6,16 @@ import pytest
 from fakes import tiny_bundle
 from live_versions import GOOD, Broken, again, loaded
 
+from serving.bad_items import BadItem
 from serving.choosing import where_pays
 from serving.costs import Costs
 from serving.engine import Answer, Tokens
-from serving.errors import BadArtifact, BadRequest
+from serving.errors import BadArtifact
 from serving.instances import Varies
 from serving.lanes import PROBE, SHADOW
 from serving.models import Live, Models, NoMemory, Served, load
 from serving.registry import Resolved
+from serving.slicing import slices
 from serving.tallies import Rate, Tally
 from serving.tuning import Setting, Together, plain
 
@@ -35,6 +37,36 @@ def test_a_model_that_fails_its_golden_inputs_is_not_loaded(tmp_path: Path) -> N
     bundle = tiny_bundle(tmp_path, golden_error=1.0)
     with pytest.raises(BadArtifact, match=r"golden input \d is off by 1 on this machine"):
         load(Resolved(path=tmp_path, name="m", version="1", digest=bundle.digest), threads=1)
+
+
+def test_a_bundle_that_was_replaced_since_it_was_verified_is_not_loaded(tmp_path: Path) -> None:
+    bundle = tiny_bundle(tmp_path)
+    with pytest.raises(BadArtifact) as refused:
+        load(Resolved(path=tmp_path, name="m", version="1", digest="0" * 64), threads=1)
+    assert str(refused.value) == (
+        f"{tmp_path}: the bundle is {bundle.digest[:12]}, not the 000000000000 that was verified: it was replaced "
+        "meanwhile; load it again"
+    )
+
+
+def test_in_another_lane_a_model_is_the_same_and_its_requests_are_counted_apart(first: Live) -> None:
+    models = Models(again(first, version="1"))
+    models.put(SHADOW, models.current.in_another_lane())
+    models.answer_jobs(SHADOW, [GOOD])
+    shadow = models.at(SHADOW)
+    assert shadow is not None
+    assert shadow.engine is models.current.engine
+    assert (models.current.tally.rate, shadow.tally.rate) == (Rate(0, 0), Rate(1, 0))
+
+
+def test_a_request_in_slices_is_counted_once(first: Live) -> None:
+    live = again(first, version="1")
+    models = Models(live)
+    parts = slices(GOOD * 3, costs=live.costs, most_s=0.0)
+    for part in parts:
+        models.answer_jobs("", [part])
+    assert len(parts) == 3
+    assert live.tally.rate == Rate(1, 0)
 
 
 def test_a_model_is_run_as_it_is_chosen_to_be(first: Live) -> None:
@@ -106,9 +138,10 @@ def test_a_version_counts_what_it_answered_what_it_failed_on_and_what_nobody_cou
     models, failed = Models(live), []
     models.on_failed = lambda live, jobs: failed.extend(jobs)
     outcomes = models.answer_jobs("", [GOOD, [("poison",)], [Tokens(ids=[10**9], type_ids=[0])]])
-    assert [type(outcome) for outcome in outcomes] == [Served, BadArtifact, BadRequest]
+    assert [type(outcome) for outcome in outcomes] == [Served, BadArtifact, BadItem]
     told = live.tally.told()
     assert (told.rate, told.refused, failed) == (Rate(requests=2, errors=1), 1, [[("poison",)]])
+    assert isinstance(outcomes[0], Served)
     assert told.p50_ms == outcomes[0].took_ms
 
 

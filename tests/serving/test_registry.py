@@ -5,9 +5,14 @@ import os
 import shutil
 import subprocess
 import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from fakes import tiny_bundle
@@ -15,8 +20,10 @@ from offers import bytes_of, offer_of, version_folder
 
 from pipeline.tracking.registering import Offer, register
 from serving.bundle import Bundle
+from serving.cache import NoSpace, prune
 from serving.errors import BadArtifact, BadRequest, Failure, Transient
-from serving.registry import NoAlias, NoSpace, Resolved, find_version, is_followed, name_and_alias, resolve
+from serving.registry import Named, NoAlias, Resolved, find_version, is_followed, name_and_alias, resolve
+from serving.registry_failures import NoAnswer, NotThere
 from serving.signatures import FILES_TAG
 
 if TYPE_CHECKING:
@@ -97,7 +104,108 @@ def test_a_damaged_version_in_the_cache_is_fetched_again(store: Store, tmp_path:
 
 
 def test_an_alias_names_its_version(store: Store) -> None:
-    assert find_version("models:/m@challenger", tracking_uri=store.uri) == "2"
+    """And its digest: the number may come to mean another bundle."""
+    found = [find_version(f"models:/m@{alias}", tracking_uri=store.uri) for alias in ("champion", "challenger")]
+    assert found == [Named("1", store.bundle.digest), Named("2", "")]
+
+
+@pytest.mark.parametrize("name", ["m@winner", "nobody@champion"])
+def test_an_alias_that_is_not_there_is_told_apart_from_a_registry_that_does_not_answer(store: Store, name: str) -> None:
+    with pytest.raises(NoAlias):
+        find_version(f"models:/{name}", tracking_uri=store.uri)
+
+
+NO_MODEL = b'{"error_code": "RESOURCE_DOES_NOT_EXIST", "message": "Registered Model with name=m not found"}'
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "kind"),
+    [
+        (404, NO_MODEL, NoAlias),
+        (404, b"<html>default backend - 404</html>", NoAnswer),
+        (404, b'{"message": "no Route matched with those values"}', Transient),
+        (404, b'{"error_code": "404", "message": "gone"}', NoAnswer),
+        (200, b"<html>maintenance</html>", NoAnswer),
+        (200, b"", NoAnswer),
+        (200, b"{}", NoAnswer),
+        (200, b'{"registered_model": {"name": 5}}', Transient),
+        (200, b'{"registered_model": {"name": "another"}}', NoAnswer),
+        (401, b"You are not authenticated", NoAnswer),
+        (401, b'{"error": "token expired"}', Transient),
+        (403, b'{"error_code": "PERMISSION_DENIED", "message": "Permission denied"}', NoAnswer),
+        (500, b"oh", Transient),
+        (502, b"<html>Bad Gateway</html>", Transient),
+    ],
+)
+def test_only_mlflow_s_own_word_says_that_an_alias_is_gone(
+    status: int, body: bytes, kind: type[Failure], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    with answering(status, body) as uri, pytest.raises(Failure) as told:
+        find_version("models:/m@champion", tracking_uri=uri)
+    assert type(told.value) is kind
+
+
+@contextmanager
+def answering(status: int, body: bytes) -> Iterator[str]:
+    """What stands where a registry stood and says the same to all."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(status)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_request(self, *_: object) -> None:
+            """Say nothing."""
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{server.server_port}"
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+def test_two_that_want_one_version_fetch_it_once_and_neither_takes_it_from_the_other(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from mlflow import artifacts
+
+    begun: list[float] = []
+    download = artifacts.download_artifacts
+
+    def slow(**options: Any) -> str:
+        begun.append(time.monotonic())
+        time.sleep(0.3)
+        return str(download(**options))
+
+    monkeypatch.setattr(artifacts, "download_artifacts", slow)
+    inodes: list[int] = []
+
+    def fetch() -> None:
+        inodes.append(resolve("models:/m/1", tracking_uri=store.uri, cache=tmp_path).path.stat().st_ino)
+
+    threads = [threading.Thread(target=fetch) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(30)
+    assert (len(begun), len(inodes), len(set(inodes))) == (1, 3, 1)
+
+
+def test_what_is_resolved_stays_in_the_cache_as_long_as_it_is_referred_to(store: Store, tmp_path: Path) -> None:
+    resolved = resolve("models:/m/1", tracking_uri=store.uri, cache=tmp_path)
+    newer = [tmp_path / "m" / f"{version}-{'0' * 16}" for version in (2, 3, 4)]
+    for place in newer:
+        place.mkdir()
+    assert prune(tmp_path / "m", in_use=newer[-1:]) == []
+    place = resolved.path
+    del resolved
+    assert prune(tmp_path / "m", in_use=newer[-1:]) == [place]
 
 
 def test_an_unknown_alias_is_told_which_there_are(store: Store, tmp_path: Path) -> None:
@@ -107,7 +215,7 @@ def test_an_unknown_alias_is_told_which_there_are(store: Store, tmp_path: Path) 
 
 @pytest.mark.parametrize("source", ["models:/nobody@champion", "models:/nobody/1", "models:/m/77"])
 def test_an_unknown_name_or_version_is_a_bad_request(store: Store, tmp_path: Path, source: str) -> None:
-    told = refusal(BadRequest, source, tracking_uri=store.uri, cache=tmp_path)
+    told = refusal(NotThere, source, tracking_uri=store.uri, cache=tmp_path)
     missing = "Model Version (name=m, version=77)" if "77" in source else "Registered Model with name=nobody"
     missing = "Model Version (name=nobody, version=1)" if source.endswith("nobody/1") else missing
     assert told.removesuffix(".") == f"the registry {store.uri} refused: {missing} not found"
@@ -190,7 +298,7 @@ def test_a_registry_nobody_answers_for_is_transient_and_named_without_its_passwo
 
 def test_a_registry_file_that_does_not_exist_is_not_created(tmp_path: Path) -> None:
     uri = f"sqlite:///{tmp_path / 'none.db'}"
-    told = refusal(BadRequest, "models:/m@champion", tracking_uri=uri, cache=tmp_path)
+    told = refusal(NoAnswer, "models:/m@champion", tracking_uri=uri, cache=tmp_path)
     assert told == f"there is no registry at {uri}; name a file that `retort run` made"
     assert list(tmp_path.iterdir()) == []
 
@@ -200,7 +308,7 @@ def test_a_registry_file_that_is_named_as_sqlite_names_files_is_not_created_eith
 ) -> None:
     monkeypatch.chdir(tmp_path)
     uri = f"sqlite:///file:{tmp_path / 'none.db'}?uri=true"
-    told = refusal(BadRequest, "models:/m@champion", tracking_uri=uri, cache=tmp_path)
+    told = refusal(NoAnswer, "models:/m@champion", tracking_uri=uri, cache=tmp_path)
     assert told == f"there is no registry at {uri}; name a file that `retort run` made"
     assert list(tmp_path.iterdir()) == []
 

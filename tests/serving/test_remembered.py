@@ -9,7 +9,7 @@ from registries import or_absent, small_disk
 
 from serving.bundle import read_bundle
 from serving.registry import Resolved, version_place
-from serving.remembered import recall, remember
+from serving.remembered import noted, recall, remember
 from serving.signatures import files_listing
 
 SOURCE, URI = "models:/m@champion", "http://user:secret@registry"
@@ -52,6 +52,16 @@ def test_a_whole_version_is_verified_by_its_list_of_files(tmp_path: Path) -> Non
 
     (place / "MLmodel").write_text("another")
     assert recalled(tmp_path) is None
+
+
+def test_the_folders_of_what_answered_last_are_known_whichever_the_alias(tmp_path: Path) -> None:
+    resolved = kept(tmp_path)
+    assert noted("m", cache=tmp_path) == []
+    for alias in ("champion", "challenger"):
+        remember(resolved, source=f"models:/m@{alias}", tracking_uri=URI, cache=tmp_path)
+    assert noted("m", cache=tmp_path) == [resolved.path] * 2
+    (tmp_path / "m" / "champion.alias").write_bytes(b'{"more": 1}')
+    assert noted("m", cache=tmp_path) is None
 
 
 def test_no_password_is_written_and_a_new_one_is_the_same_registry(tmp_path: Path) -> None:

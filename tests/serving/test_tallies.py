@@ -3,7 +3,7 @@ import threading
 import pytest
 from fakes import Clock
 
-from serving.tallies import LATEST, Rate, Tally, percentile
+from serving.tallies import LATEST, Cut, End, Part, Rate, Tally, percentile
 
 
 def test_a_tally_counts_answers_failures_and_what_nobody_could_answer() -> None:
@@ -13,6 +13,47 @@ def test_a_tally_counts_answers_failures_and_what_nobody_could_answer() -> None:
     assert (told.rate, told.refused) == (Rate(requests=4, errors=1), 2)
     assert (told.p50_ms, told.p99_ms, told.sum_ms) == (2.0, 2000.0, 2003.0)
     assert told.buckets == (0, 1, 1, 0, 0, 0, 0, 0, 0, 0, 1)
+
+
+def cut(parts: int) -> list[Part]:
+    """A request in so many slices."""
+    request = Cut(parts)
+    return [Part(["item"], request=request, place=place) for place in range(parts)]
+
+
+def count(tally: Tally, *ended: tuple[Part, End]) -> tuple[int, int, int, float]:
+    """Each in a call of its own; requests, errors, refused and milliseconds afterwards."""
+    for part, end in ended:
+        tally.count([part], [end])
+    told = tally.told()
+    return (*told.rate, told.refused, told.sum_ms)
+
+
+def test_a_request_in_slices_counts_once_at_its_end_with_the_time_of_all() -> None:
+    tally, parts = Tally(), cut(3)
+    assert count(tally, (parts[0], 1.0), (parts[1], 2.0)) == (0, 0, 0, 0.0)
+    assert count(tally, (parts[2], 4.0)) == (1, 0, 0, 7.0)
+
+
+def test_a_request_whose_slice_fails_is_one_failure() -> None:
+    tally, parts = Tally(), cut(3)
+    assert count(tally, (parts[0], 1.0), (parts[1], "failed")) == (1, 1, 0, 0.0)
+    assert count(tally, (parts[2], "failed")) == (1, 1, 0, 0.0), "as a shadow goes on with the rest of it"
+    assert count(Tally(), (parts[0], "refused"), (parts[1], "refused")) == (0, 0, 1, 0.0)
+
+
+def test_slices_that_are_asked_again_of_another_version_count_once_and_for_it_alone() -> None:
+    first, second, parts = Tally(), Tally(), cut(3)
+    assert count(first, (parts[0], 1.0)) == (0, 0, 0, 0.0)
+    ended: list[tuple[Part, End]] = [(parts[1], 2.0), (parts[0], 1.0), (parts[1], 3.0), (parts[2], 4.0)]
+    assert count(second, *ended) == (1, 0, 0, 8.0)
+    assert first.rate == Rate(0, 0)
+
+
+def test_slices_and_whole_requests_are_counted_in_one_call() -> None:
+    tally, (only,) = Tally(), cut(1)
+    tally.count([["a"], only, ["b"], ["c"]], [1.0, 2.0, "failed", "refused"])
+    assert (*tally.rate, tally.told().refused, tally.told().sum_ms) == (3, 1, 1, 3.0)
 
 
 def test_what_is_recent_grows_old() -> None:

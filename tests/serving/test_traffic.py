@@ -1,4 +1,5 @@
 import asyncio
+import math
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -10,6 +11,7 @@ import pytest
 from live_versions import GOOD, WAIT_S, again, loaded, until
 
 from serving.batcher import Batcher
+from serving.costs import Costs
 from serving.desk import Desk
 from serving.engine import Tokens
 from serving.errors import BadArtifact, BadRequest
@@ -18,9 +20,11 @@ from serving.long_texts import Refuse
 from serving.metrics import Metrics
 from serving.models import Live, Models, Served
 from serving.queueing import ASIDE
-from serving.tallies import Rate
+from serving.tallies import Cut, Part, Rate
+from serving.tickets import Ticket
 from serving.traffic import Canary, Traffic, parse_canary
 
+ITEM = Costs(call_s=0.01, token_s=0.0)
 IDS = Tokens(ids=[2, 5, 3], type_ids=[0, 0, 0])
 
 
@@ -36,9 +40,9 @@ def other(tmp_path_factory: pytest.TempPathFactory) -> Live:
 
 
 class World:
-    """A desk with a router; the test may hold up the executor."""
+    """A desk with a router; the test may hold up the executor. With `slices` every item is a slice."""
 
-    def __init__(self, live: Live, **options: Any) -> None:
+    def __init__(self, live: Live, *, slices: bool = False, **options: Any) -> None:
         self.models = Models(again(live, version="1"))
         self.open = threading.Event()
         self.open.set()
@@ -49,7 +53,8 @@ class World:
             self.asked.append(lane)
             return self.models.answer_jobs(lane, jobs)
 
-        self.batcher: Batcher[Served] = Batcher(answer, executors=1, limit=1000, max_wait_s=60.0)
+        how: dict[str, Any] = {"costs": ITEM, "max_wait_s": ITEM.call_s} if slices else {"max_wait_s": 60.0}
+        self.batcher: Batcher[Served] = Batcher(answer, executors=1, limit=1000, **how)
         self.traffic = Traffic(self.models, self.batcher, **options)
         self.desk = Desk(self.models, self.batcher, Metrics(), router=self.traffic)
 
@@ -59,7 +64,7 @@ class World:
         async def run() -> list[str]:
             return [(await self.desk.ask(job)).result.live.version for job in jobs]
 
-        return asyncio.run(run())
+        return asyncio.run(asyncio.wait_for(run(), WAIT_S))
 
     def until_compared(self, count: int) -> dict[str, object]:
         until(lambda: self.traffic.state()["compared"] == count)
@@ -280,3 +285,84 @@ def test_nothing_is_shown_where_there_is_no_shadow(make: Make) -> None:
     assert world.asked == [MAIN]
     state = world.traffic.state()
     assert (state["compared"], state["main"], state["agreement"]) == (0, None, None)
+
+
+def test_a_request_in_slices_is_one_request_of_its_version_and_of_the_shadow(make: Make, other: Live) -> None:
+    world = make(slices=True, shadowed=True)
+    shadow = again(other, version="2")
+    world.models.put(SHADOW, shadow)
+    assert world.ask([("good",)] * 4) == ["1"]
+    world.until_compared(4)
+    assert world.asked == [MAIN] * 4 + [SHADOW] * 4
+    assert world.models.current.tally.rate == shadow.tally.rate == Rate(requests=1, errors=0)
+
+
+def test_the_alarm_sees_a_share_of_requests_and_not_of_slices(make: Make, first: Live) -> None:
+    """Half of the requests fail, each in its first slice."""
+    world = make(slices=True)
+    world.ask([("good",)] * 9)
+    with pytest.raises(BadArtifact):
+        world.ask([("poison",), ("good",), ("good",)])
+    assert world.models.current.tally.recent(60) == Rate(requests=2, errors=1)
+
+
+def test_a_request_in_slices_that_the_shadow_has_no_time_for_is_dropped_once(make: Make, other: Live) -> None:
+    world = make(shadowed=True)
+    world.models.put(SHADOW, other)
+    (served,) = world.models.answer_jobs(MAIN, [GOOD])
+    world.open.clear()
+    request = Cut(ASIDE + 7)
+    for place in range(ASIDE + 7):
+        part = Part(GOOD, request=request, place=place)
+        ticket: Ticket[Served] = Ticket(part, done=lambda _: None, expires_s=math.inf)
+        ticket.result = served  # type: ignore[assignment]
+        world.traffic.answered(ticket)
+    assert world.traffic.dropped == 1
+
+
+def test_a_version_that_was_promoted_is_not_compared_with_itself(make: Make, other: Live) -> None:
+    """The shadow's alias named it first; the shadow's own poll comes later."""
+    world = make(shadowed=True)
+    promoted = again(other, version="2")
+    world.models.put(SHADOW, promoted)
+    world.ask(GOOD)
+    world.until_compared(1)
+    world.models.put(MAIN, promoted)
+    world.traffic.forget()
+    assert world.ask(GOOD, GOOD) == ["2", "2"]
+    world.batcher.close()
+    assert SHADOW not in world.asked[2:]
+    assert world.traffic.state()["compared"] == 0
+
+
+@pytest.mark.parametrize(("lane", "version"), [(SHADOW, None), (SHADOW, "3"), (MAIN, "3")])
+def test_what_was_compared_is_forgotten_as_one_of_the_pair_leaves(
+    make: Make, other: Live, lane: str, version: str | None
+) -> None:
+    world = make(shadowed=True)
+    world.models.put(SHADOW, other)
+    world.ask(GOOD)
+    assert world.until_compared(1)["shadow"]["version"] == "2"  # type: ignore[index]
+    world.models.put(lane, None if version is None else again(other, version=version))
+    world.traffic.forget()
+    state = world.traffic.state()
+    assert (state["compared"], state["agreement"], state["main"], state["shadow"]) == (0, None, None, None)
+
+
+@pytest.mark.parametrize("lane", [MAIN, SHADOW])
+def test_a_copy_whose_pair_has_left_meanwhile_is_compared_with_nothing(
+    make: Make, other: Live, tmp_path: Path, caplog: pytest.LogCaptureFixture, lane: str
+) -> None:
+    """The one that comes has other labels: answers of the two could not even be compared."""
+    world = make(shadowed=True)
+    world.models.put(SHADOW, other)
+    (served,) = world.models.answer_jobs(MAIN, [GOOD])
+    world.open.clear()
+    ticket: Ticket[Served] = Ticket(GOOD, done=lambda _: None, expires_s=math.inf)
+    ticket.result = served  # type: ignore[assignment]
+    world.traffic.answered(ticket)
+    world.models.put(lane, loaded(tmp_path, version="3", labels=("a", "b")))
+    world.open.set()
+    until(lambda: world.asked == [SHADOW])
+    assert world.ask([IDS]) == [world.models.current.version]
+    assert (world.traffic.state()["compared"], caplog.messages) == (0, [])

@@ -125,25 +125,31 @@ function showLanes(following) {
 }
 
 function followed({ source, registry_up, polled_s_ago }) {
-  if (registry_up === null || registry_up === undefined) return source ? `Served from ${source}; no alias is followed.` : "No alias is followed.";
+  if (registry_up === null || registry_up === undefined) return source ? `Served from ${source}; it follows no alias.` : "No alias is followed.";
   const polled = polled_s_ago === null ? "" : `, asked ${polled_s_ago < 10 ? "a few seconds" : span(polled_s_ago)} ago`;
   return `Follows ${source}. The registry ${registry_up ? "answers" : "is away"}${polled}.`;
 }
 
-function canary(told) {
-  return told && `The canary, ${told.source}, is given ${number(told.share * 100)} % of the requests and answered ${whole(told.requests)}.`;
+// On or off, and what follows from it.
+function beside(name, told, doing) {
+  const head = [`The ${name}, ${told.source}, is `, make("strong", {}, told.off ? "off" : "on"), ": "];
+  if (told.off) return [...head, `${told.off}.`];
+  const but = told.trouble ? make("span", { class: "warn" }, ` But: ${told.trouble}.`) : null;
+  return [...head, `version ${told.version} ${doing(told)}.`, but];
 }
 
+const canary = (told) => told && beside("canary", told, given);
+const shadow = (told) => told && beside("shadow", told, agrees);
+const given = ({ share, requests }) => `is given ${number(share * 100)} % of the requests and answered ${whole(requests)}`;
 const MEASURES = { kl: "mean divergence (KL)", cosine: "mean cosine", difference: "mean difference" };
 
-function shadow(told) {
-  if (!told) return null;
-  if (!told.compared) return `The shadow, ${told.source}, has not computed anything yet.`;
-  const agrees = told.agreement === null ? "" : `gives the same answer for ${percent(told.agreement)} of `;
+function agrees(told) {
+  if (!told.compared) return "has not computed anything yet";
+  const same = told.agreement === null ? "was compared on " : `gives the same answer for ${percent(told.agreement)} of `;
   const how = told.measure ? `; ${MEASURES[told.measure]} ${number(told.mean)}, worst ${number(told.worst)}` : "";
   const times = told.main && told.shadow ? `; p99 ${ms(told.shadow.p99_ms)} against ${ms(told.main.p99_ms)}` : "";
   const missed = told.dropped ? `; ${whole(told.dropped)} requests were not shown to it for want of time` : "";
-  return `The shadow, ${told.source}, ${agrees || "was compared on "}${whole(told.compared)} items${how}${times}${missed}.`;
+  return `${same}${whole(told.compared)} items${how}${times}${missed}`;
 }
 
 function quarantined({ lane, version, why }) {

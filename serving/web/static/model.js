@@ -36,7 +36,7 @@ function known(model, spec, setting, size_bytes) {
     ["Refuses", spec.refuse_below === null ? null : `answers below ${percent(spec.refuse_below)}`],
     ["Vector", spec.dimensions === null ? null : `${whole(spec.dimensions)} numbers`],
     ["Words", spec.task === "token-classification" ? `tagged by the ${{ first: "first of their tokens", max: "surest of their tokens", average: "average of their tokens" }[spec.aggregation]}` : null],
-    ["Size", `${bytes(size_bytes)}, ${whole(spec.parameters)} parameters`],
+    ["Size", `${size_bytes === null ? "" : `${bytes(size_bytes)}, `}${whole(spec.parameters)} parameters`],
     ["Computed by", `${spec.runtime}${spec.runtime === "onnxruntime" ? ` (${spec.providers.join(", ")})` : ""}; ${setting}`],
     ["Needs", spec.cpu_features.length ? `a CPU with ${spec.cpu_features.join(", ")}` : null],
     ["Variant", spec.name],

@@ -110,6 +110,7 @@ function gone(failure) {
 // Without a key there is still what anybody may know: whether it is ready, and which version it is.
 async function lock() {
   $("keys").hidden = false;
+  $("skip").href = "#key"; // the form it leads to otherwise is not seen
   document.documentElement.dataset.locked = "";
   $("key-wrong").hidden = !key();
   try {
@@ -124,6 +125,7 @@ async function lock() {
 function unlock() {
   if ($("keys").hidden) return;
   $("keys").hidden = true;
+  $("skip").href = "#text";
   delete document.documentElement.dataset.locked;
   if (document.activeElement === document.body) $("text").focus();
 }

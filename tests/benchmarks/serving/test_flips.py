@@ -12,6 +12,7 @@ from offers import offer_of, version_folder
 
 from benchmarks.serving.flips import TOLERANCE, alike, flip
 from pipeline.tracking.registering import register
+from serving.bundle import read_bundle
 from serving.models import Models, load
 from serving.registry import Resolved
 
@@ -32,7 +33,7 @@ def test_an_alias_that_flips_under_load_is_noticed_by_nobody(tmp_path: Path) -> 
     for version, bias in (("1", 0.0), ("2", 20.0)):
         folder = version_folder(tmp_path / f"version-{version}", bias=bias)
         register(offer_of(folder, name="m", key=f"register-{version}"), uri=uri, workspace=tmp_path)
-        live = load(Resolved(folder / "bundle", "m", version, "d"), threads=1)
+        live = load(Resolved(folder / "bundle", "m", version, read_bundle(folder / "bundle").digest), threads=1)
         expected[version] = Models(live).answer([("good",)]).results
     client = MlflowClient(tracking_uri=uri, registry_uri=uri)
     client.set_registered_model_alias("m", "champion", "1")

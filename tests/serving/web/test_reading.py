@@ -125,6 +125,21 @@ def test_receipts_are_tables_of_figures_with_their_intervals(site: Any, page: Op
     assert rows == [["accuracy", "0.9", "0.8 to 0.95"], ["a_figure_of_a_long_name_ms", "1.5", ""]]
 
 
+def test_the_form_is_there_although_the_folder_of_the_version_is_gone(
+    run_site: RunSite, page: Open, tmp_path: Path
+) -> None:
+    digest = tiny_bundle(tmp_path / "b").digest
+    model = load(Resolved(path=tmp_path / "b", name="m", version="7", digest=digest), threads=1)
+    (tmp_path / "b").rename(tmp_path / "gone")
+    with run_site(model) as site:
+        shown = page(site.url)
+        shown.ask("good")
+        assert shown.text("#result .big") == "positive 93.5 %"
+        assert f"\nSize\n{model.spec.parameters:,} parameters\n" in shown.text("#about")
+        assert shown.text("#about > .hint").startswith("Its folder is gone from the disk: ")
+        assert shown.complaints() == []
+
+
 def test_it_is_dark_or_light_as_the_system_is_or_as_was_chosen(site: Any, page: Open) -> None:
     shown = page(site.url)
     ground = "getComputedStyle(document.body).backgroundColor"

@@ -183,6 +183,30 @@ def test_a_bundle_from_a_folder_has_no_card_whatever_lies_beside_it(run_site: Ru
     )
 
 
+def test_a_version_whose_folder_is_gone_is_described_without_it(run_site: RunSite, tmp_path: Path) -> None:
+    """Removed to make room, or with /tmp."""
+    models = [version(tmp_path / name, card=name, bias=bias) for name, bias in (("read", 0.0), ("unread", 1.0))]
+    with run_site(models[0]) as site:
+        before = get(site, "/ui/model").json()
+        for name in ("read", "unread"):
+            (tmp_path / name).rename(tmp_path / f"{name}.gone")
+        assert get(site, "/ui/model").json() == before
+        site.desk.models.put("", models[1])
+        gone = get(site, "/ui/model")
+        (tmp_path / "unread.gone").rename(tmp_path / "unread")
+        back = get(site, "/ui/model").json()
+    assert gone.status_code == 200
+    assert gone.json() | back == back, "the rest is as it is told with the folder there"
+    told = {name: gone.json()[name] for name in ("size_bytes", "card", "receipts", "verdict", "evidence")}
+    assert told == {
+        **dict.fromkeys(("size_bytes", "card", "verdict")),
+        "receipts": [],
+        "evidence": "Its folder is gone from the disk: what is in memory answers on, its card and receipts cannot be "
+        "read.",
+    }
+    assert (back["card"], back["evidence"]) == ("unread", None)
+
+
 @pytest.mark.parametrize("text", ["", "[", "[" * 9999, '{"student": {"accuracy": "much"}}', '{"other": {}}', "\udce9"])
 def test_a_receipt_that_cannot_be_read_is_left_out(run_site: RunSite, tmp_path: Path, text: str) -> None:
     model = version(tmp_path / "version")

@@ -10,6 +10,7 @@ from typing import Any
 import httpx
 import pytest
 from fakes import tiny_bundle
+from selenium.webdriver.common.keys import Keys
 
 from serving.faults import Unauthorized
 from serving.http import Asked
@@ -31,6 +32,20 @@ WELL: Mapping[str, Any] = {
     "canary": None,
     "shadow": None,
 }
+
+ON: Mapping[str, Any] = {"off": None, "trouble": None}
+COMPARED: Mapping[str, Any] = {
+    "compared": 1204,
+    "agreed": 1188,
+    "agreement": 1188 / 1204,
+    "measure": "kl",
+    "mean": 0.00213,
+    "worst": 0.41,
+    "dropped": 17,
+    "main": {"version": "7", "p50_ms": 1.2, "p99_ms": 3.4},
+    "shadow": {"p50_ms": 0.9, "p99_ms": 2.9},
+}
+NOTHING: Mapping[str, Any] = {**COMPARED, "compared": 0, "dropped": 0, "main": None, "shadow": None}
 
 
 @pytest.fixture(scope="module")
@@ -94,19 +109,8 @@ def test_versions_and_the_shadow_s_agreement_are_told(run_site: RunSite, page: O
             told("8", lane="canary", requests=75),
             told("9", lane="shadow"),
         ],
-        "canary": {"source": "models:/m@challenger", "share": 0.05, "requests": 75},
-        "shadow": {
-            "source": "models:/m@next",
-            "compared": 1204,
-            "agreed": 1188,
-            "agreement": 1188 / 1204,
-            "measure": "kl",
-            "mean": 0.00213,
-            "worst": 0.41,
-            "dropped": 17,
-            "main": {"version": "7", "p50_ms": 1.2, "p99_ms": 3.4},
-            "shadow": {"p50_ms": 0.9, "p99_ms": 2.9},
-        },
+        "canary": {**ON, "source": "models:/m@challenger", "version": "8", "share": 0.05, "requests": 75},
+        "shadow": {**ON, "source": "models:/m@next", "version": "9", **COMPARED},
     }
     with run_site(model, following=lambda: state) as site:
         shown = page(site.url)
@@ -115,10 +119,44 @@ def test_versions_and_the_shadow_s_agreement_are_told(run_site: RunSite, page: O
         assert [row[1] for row in rows] == ["main", "kept loaded", "canary", "shadow"]
         assert shown.texts("#lanes li") == [
             "Follows models:/m@champion. The registry answers, asked a few seconds ago.",
-            "The canary, models:/m@challenger, is given 5 % of the requests and answered 75.",
-            "The shadow, models:/m@next, gives the same answer for 98.7 % of 1,204 items; mean divergence (KL) "
-            "0.00213, worst 0.41; p99 2.90 ms against 3.40 ms; 17 requests were not shown to it for want of time.",
+            "The canary, models:/m@challenger, is on: version 8 is given 5 % of the requests and answered 75.",
+            "The shadow, models:/m@next, is on: version 9 gives the same answer for 98.7 % of 1,204 items; mean "
+            "divergence (KL) 0.00213, worst 0.41; p99 2.90 ms against 3.40 ms; 17 requests were not shown to it for "
+            "want of time.",
         ]
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"off": "its alias is <b>gone</b>", "version": None}, "off: its alias is <b>gone</b>."),
+        ({}, "on: version 8 {}."),
+        ({"trouble": "the disk is full"}, "on: version 8 {}. But: the disk is full."),
+    ],
+)
+def test_a_canary_and_a_shadow_are_said_to_be_on_or_off_and_why(
+    followed: Any, page: Open, changes: dict[str, Any], told: str
+) -> None:
+    site, state = followed
+    beside = {**ON, "source": "models:/m@next", "version": "8", **changes}
+    state.clear()
+    state.update({**WELL, "canary": {**beside, "share": 0.05, "requests": 0}, "shadow": {**beside, **NOTHING}})
+    shown = page(site.url)
+    assert shown.texts("#lanes li")[1:] == [
+        f"The canary, models:/m@next, is {told.format('is given 5 % of the requests and answered 0')}",
+        f"The shadow, models:/m@next, is {told.format('has not computed anything yet')}",
+    ]
+
+
+def test_a_canary_beside_a_version_that_stays_is_no_alias_of_that_version(followed: Any, page: Open) -> None:
+    site, state = followed
+    canary = {**ON, "source": "models:/m@next", "version": "8", "share": 0.05, "requests": 3}
+    state.clear()
+    state.update({**WELL, "source": "models:/m/7", "registry_up": None, "alias_found": None, "canary": canary})
+    assert page(site.url).texts("#lanes li") == [
+        "Served from models:/m/7; it follows no alias.",
+        "The canary, models:/m@next, is on: version 8 is given 5 % of the requests and answered 3.",
+    ]
 
 
 @pytest.mark.parametrize(
@@ -244,6 +282,14 @@ class Locked:
         """Nothing."""
 
 
+def skipped_to(shown: Any) -> str:
+    """Where the skip link leads."""
+    shown.js("document.querySelector('.skip').focus()")
+    shown.wait("document.activeElement.getBoundingClientRect().top >= 0", what="the link to be seen")
+    shown.browser.switch_to.active_element.send_keys(Keys.ENTER)
+    return str(shown.js("document.activeElement.id"))
+
+
 def test_where_keys_are_wanted_the_page_asks_for_one_and_keeps_it_in_the_tab_alone(
     run_site: RunSite, page: Open, model: Live
 ) -> None:
@@ -252,6 +298,7 @@ def test_where_keys_are_wanted_the_page_asks_for_one_and_keeps_it_in_the_tab_alo
         shown.wait("document.getElementById('headline').innerText === 'm version 7 is in service and ready'")
         assert not shown.js("document.getElementById('try').checkVisibility()")
         assert shown.js("document.getElementById('key-wrong').hidden")
+        assert skipped_to(shown) == "key"
         for key in ("wrong-kéy", "the-key"):
             shown.put("#key", key)
             shown.browser.switch_to.active_element.send_keys("\n")
@@ -262,6 +309,7 @@ def test_where_keys_are_wanted_the_page_asks_for_one_and_keeps_it_in_the_tab_alo
         shown.wait("document.getElementById('keys').hidden")
         shown.wait("!document.getElementById('send').disabled")
         assert shown.text("#headline") == "m version 7 is in service and well"
+        assert skipped_to(shown) == "text"
         shown.ask("good")
         assert shown.text("#result .big") == "positive 93.5 %"
         assert shown.js("JSON.stringify(sessionStorage)") == '{"retort-key":"the-key"}'
