@@ -5,6 +5,9 @@ import os
 import signal
 import sys
 import threading
+import traceback
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
@@ -38,12 +41,18 @@ Key = Annotated[
 ]
 ApiKeys = Annotated[Path | None, typer.Option(envvar="RETORT_API_KEYS", help=asked.API_KEYS_HELP)]
 
+CodeOf = Callable[[Callable[[], None]], int]
+
 app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
 
 
-def serve(source: str, *, cache: Path = DEFAULT_CACHE, **options: Any) -> None:
-    """Serve a bundle folder or a registered model until SIGTERM, and end the process; raises a Failure where that
-    cannot begin. The options are those of serving.options.Options."""
+def serve(source: str, *, cache: Path = DEFAULT_CACHE, code_of: CodeOf | None = None, **options: Any) -> NoReturn:
+    """Serve a bundle folder or a registered model until SIGTERM, and end the process. The options are those of
+    serving.options.Options; `code_of` tells of what a call failed with, and says the exit code."""
+    end_with(partial(code_of or _code_of, partial(_serve, source, cache=cache, **options)))
+
+
+def _serve(source: str, *, cache: Path, **options: Any) -> None:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(_TERMINATED))  # until it serves; PID 1 has no default for it
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
@@ -54,7 +63,19 @@ def serve(source: str, *, cache: Path = DEFAULT_CACHE, **options: Any) -> None:
         from serving.server import run
 
         run(told)
-    end(0)
+
+
+def end_with(code_of: Callable[[], int]) -> NoReturn:
+    """Call it, and end the process with the exit code that it says; a bug is told with its trace, and is 1."""
+    try:
+        code = code_of()
+    except SystemExit as ended:
+        code = int(ended.code or 0)
+    except BaseException:  # noqa: BLE001 - Python's own end would do the same, around the threads that are left
+        with contextlib.suppress(OSError):
+            traceback.print_exc()
+        code = 1
+    end(code)
 
 
 def end(code: int) -> NoReturn:
@@ -82,6 +103,7 @@ def command(
     queue: asked.Queue = asked.DEFAULT_QUEUE,
     max_wait_ms: asked.MaxWaitMs = None,
     max_connections: asked.MaxConnections = asked.DEFAULT_CONNECTIONS,
+    max_body_bytes: asked.MaxBodyBytes = asked.DEFAULT_BODY_BYTES,
     drain_s: DrainS = 0.0,
     api_keys: ApiKeys = None,
     canary: asked.Canary = None,
@@ -118,21 +140,23 @@ def command(
 
 
 def main() -> None:
+    end_with(lambda: _code_of(lambda: app(prog_name="python -m serving", standalone_mode=False)))
+
+
+def _code_of(call: Callable[[], object]) -> int:
+    """Every failure is one message on stderr and its exit code."""
     try:
-        app(prog_name="python -m serving", standalone_mode=False)
-    except SystemExit as ended:
-        end(int(ended.code or 0))
+        call()
     except Failure as failure:
-        _exit(str(failure), code=failure.exit_code)
+        message, code = str(failure), failure.exit_code
     except typer.TyperException as usage:
-        _exit(f"{usage.format_message().rstrip('.')}; see python -m serving --help", code=BadRequest.exit_code)
-    except typer.Abort:
-        _exit("interrupted", code=_INTERRUPTED)
-
-
-def _exit(message: str, *, code: int) -> NoReturn:
+        message, code = f"{usage.format_message().rstrip('.')}; see python -m serving --help", BadRequest.exit_code
+    except (typer.Abort, KeyboardInterrupt):
+        message, code = "interrupted", _INTERRUPTED
+    else:
+        return 0
     print(f"error: {message}", file=sys.stderr)
-    end(code)
+    return code
 
 
 if __name__ == "__main__":

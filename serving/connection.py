@@ -5,7 +5,6 @@ that it writes no more, and lets the client finish before the connection is gone
 """
 
 import asyncio
-import logging
 import math
 from collections import deque
 from typing import TYPE_CHECKING, Any, Final, cast
@@ -13,36 +12,29 @@ from typing import TYPE_CHECKING, Any, Final, cast
 from serving.exchange import Exchange, Headers, answer_head, error_answer
 from serving.heads import Heads, Refused
 from serving.listening import unread_bytes
+from serving.patience import Patient
 
 if TYPE_CHECKING:
     from serving.connections import Connections
 
 HIGH_WATER_BYTES: Final = 65536
 MOST_DISCARDED_BYTES: Final = 16 * 2**20
-_log = logging.getLogger(__name__)
 
 
-class Connection(asyncio.Protocol):
-    """`until_s`: by then, on the loop's clock, it must have got further."""
+class Connection(Patient):
+    """Of one client."""
 
-    __slots__ = (
-        *("_active", "_ahead", "_deaf", "_discarded_bytes", "_ended", "_heads", "_house", "_idle", "_receiving"),
-        *("_paused", "_refusal", "_stuck", "_transport", "until_s"),
-    )
+    __slots__ = ("_active", "_ahead", "_discarded_bytes", "_heads", "_paused", "_receiving", "_refusal", "_stuck")
 
     def __init__(self, house: "Connections") -> None:
-        self._house = house
+        super().__init__(house)
         self._active: Exchange | None = None  # being answered
         self._receiving: Exchange | None = None  # its body is not all here
         self._ahead: deque[Exchange] = deque()  # to be answered after it
         self._refusal: Refused | None = None  # to be told last
-        self._deaf = False  # nothing more is read
-        self._ended = False  # nothing more is written
-        self._idle = False  # between two requests
         self._paused = False  # nothing is read for the moment
         self._stuck = False  # the client does not read
         self._discarded_bytes = 0
-        self.until_s = math.inf
 
     # -- what the transport tells --------------------------------------------------------------------------------------
 
@@ -51,34 +43,32 @@ class Connection(asyncio.Protocol):
         self._transport.set_write_buffer_limits(high=HIGH_WATER_BYTES)
         client, server = (transport.get_extra_info(name) for name in ("peername", "sockname"))
         self._heads = Heads(self, limits=self._house.limits, client=client, server=server)
-        self._allow(self._house.limits.head_s)
         refusal = self._house.enter(self)
-        if refusal is not None and not refusal.status:
-            self._deaf = True
-            self._transport.abort()
-        elif refusal is not None:
+        if refusal is None:
+            self._wait(self._house.limits.head_s)
+        elif refusal.status:
             self._refuse(refusal)
+        else:
+            self.deaf = True
+            self._house.refused(refusal.why)
+            self._transport.abort()
 
     def data_received(self, data: bytes) -> None:
-        if self._deaf:
+        if self.deaf:
             self._discarded_bytes += len(data)
             if self._discarded_bytes > MOST_DISCARDED_BYTES:
                 self._transport.abort()
             return
         if self._idle:
-            self._idle = False
-            self._allow(self._house.limits.head_s)
+            self._wake()
         try:
             self._heads.feed(data)
         except Refused as refusal:
-            if not self._deaf:
+            if not self.deaf:
                 self._refuse(refusal)
 
-    def eof_received(self) -> None:
-        """The client is done: the transport closes."""
-
     def connection_lost(self, _: Exception | None) -> None:
-        self._deaf = self._ended = True
+        self.deaf = self._ended = True
         for exchange in (self._active, self._receiving, *self._ahead):
             if exchange is not None:
                 exchange.leave()
@@ -88,7 +78,7 @@ class Connection(asyncio.Protocol):
 
     def pause_writing(self) -> None:
         self._stuck = True
-        self._allow(self._house.limits.read_s)
+        self._await_reader()
 
     def resume_writing(self) -> None:
         self._stuck = False
@@ -101,7 +91,7 @@ class Connection(asyncio.Protocol):
 
     def begin(self, scope: dict[str, Any], *, keep_alive: bool, expects: bool) -> None:
         """A head is here: it is answered now, or after those before it."""
-        if self._deaf:
+        if self.deaf:
             return
         exchange = Exchange(
             scope,
@@ -128,32 +118,20 @@ class Connection(asyncio.Protocol):
             return
         exchange.end()
         if not exchange.keep_alive or len(self._ahead) >= self._house.limits.ahead:
-            self._deaf = True
+            self.deaf = True
 
     # -- answering -----------------------------------------------------------------------------------------------------
 
     def _start(self, exchange: Exchange) -> None:
-        self._active, self._idle = exchange, False
-        self._allow(math.inf)
-        exchange.task = self._house.loop.create_task(self._run(exchange))
-
-    async def _run(self, exchange: Exchange) -> None:
-        try:
-            await self._house.app(exchange.scope, exchange.receive, exchange.send)
-        except asyncio.CancelledError:
-            self._transport.abort()
-            raise
-        except Exception:  # noqa: BLE001 - the application tells of what it knows; a bug in it must not end the others
-            _log.exception("the application failed")
-        if self._active is exchange and not exchange.left:  # it was not answered, or its answer could not be sent
-            self._answered(exchange, 500, ((b"content-length", b"0"),), b"")
-            exchange.complete = True
+        self._active = exchange
+        self.until_s = math.inf
+        exchange.task = self._house.loop.create_task(exchange.run(self._house.app, abort=self._transport.abort))
 
     def _answered(self, exchange: Exchange, status: int, headers: Headers, body: bytes) -> None:
         """Send an answer. What asks for the end of the connection has it when nothing was asked after it."""
         kept = [header for header in headers if header[0] != b"connection"]
         last = not self._ahead and self._refusal is None
-        wanted = len(kept) < len(headers) or self._house.closing or self._deaf
+        wanted = len(kept) < len(headers) or self._house.closing or self.deaf
         close = not (exchange.received and exchange.keep_alive) or (wanted and last)
         self._write(answer_head(status, kept, date=self._house.date, close=close) + body)
         self._active = None
@@ -174,8 +152,7 @@ class Connection(asyncio.Protocol):
             self._write(error_answer(self._refusal.status, self._refusal.message, date=self._house.date))
             self._end()
         elif not self._heads.within:
-            self._idle = True
-            self._allow(self._house.limits.idle_s)
+            self._wait(self._house.limits.idle_s)
         else:
             self._allow(self._house.limits.head_s)
 
@@ -197,14 +174,19 @@ class Connection(asyncio.Protocol):
 
     def close_if_idle(self) -> None:
         """Close it where nothing was asked and nothing has come that was not read."""
-        waits = self._active is None and not (self._deaf or self._heads.within or self._transport.is_closing())
+        waits = self._active is None and not (
+            self._ahead or self.deaf or self._heads.within or self._transport.is_closing()
+        )
         if waits and not unread_bytes(self._transport.get_extra_info("socket")):
             self._end()
 
     def expire(self) -> None:
-        """It did not get further in time."""
-        if self._ended or self._stuck:
-            if self._transport.get_write_buffer_size():
+        """It did not get further in time. A client that reads an answer, if slowly, gets further."""
+        if self._reads_on() or self._waits_on():
+            return
+        unsent_bytes = self._transport.get_write_buffer_size()
+        if self._ended or self._stuck or (self._idle and unsent_bytes):
+            if unsent_bytes:
                 self._house.refused("reader")
             self._transport.abort()
         elif self._heads.within:
@@ -221,7 +203,7 @@ class Connection(asyncio.Protocol):
 
     def _refuse(self, refusal: Refused) -> None:
         """Read no more; tell why after what was asked before. A request that is broken off gets no other answer."""
-        self._deaf = True
+        self.deaf = True
         self._house.refused(refusal.why)
         broken, self._receiving, self._refusal = self._receiving, None, refusal
         if broken is not None:
@@ -237,13 +219,13 @@ class Connection(asyncio.Protocol):
         """Write no more, and give the client time to read what was written and to close."""
         if self._ended:
             return
-        self._deaf = self._ended = True
+        self.deaf = self._ended = True
+        self._idle = False
+        self._house.rest(self)
         if self._transport.is_closing():
             return
         self._resume()
-        flushed = not self._transport.get_write_buffer_size()
+        self._await_reader()
+        if not self._unsent_bytes:
+            self._allow(self._house.limits.linger_s)
         self._transport.write_eof()
-        self._allow(self._house.limits.linger_s if flushed else self._house.limits.read_s)
-
-    def _allow(self, seconds: float) -> None:
-        self.until_s = self._house.loop.time() + seconds

@@ -5,7 +5,7 @@ from typing import Final
 
 from prometheus_client import CollectorRegistry, Counter, Gauge
 
-REASONS: Final = ("full", "head", "malformed", "slow", "reader")
+REASONS: Final = ("full", "idle", "head", "malformed", "slow", "reader")
 
 
 class ConnectionMetrics:
@@ -15,7 +15,8 @@ class ConnectionMetrics:
         self._open = Gauge("retort_connections", "Connections that are open.", registry=registry)
         refused = Counter(
             "retort_connections_refused",
-            "Connections ended for what a client did: one too many, a large head, no HTTP, too slow, not reading.",
+            "Connections ended for what a client did: one too many, idle when another came that was one too many, "
+            "a large head, no HTTP, too slow, not reading.",
             ["why"],
             registry=registry,
         )

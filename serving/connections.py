@@ -8,15 +8,18 @@ import logging
 import time
 from collections.abc import Callable
 from email.utils import formatdate
+from itertools import islice
 from typing import Final
 
 from serving.connection import Connection
 from serving.exchange import App
 from serving.heads import Limits, Refused
+from serving.patience import Patient
 
 SWEEP_S: Final = 0.5
 LAST_REQUESTS_S: Final = 1.0  # what a client may be about to send on a connection that it keeps
 MOST_REFUSED: Final = 64  # connections above the limit that are told why
+MOST_ASKED: Final = 8  # connections that may not be idle after all, before a new one is refused
 _TURN_S: Final = 0.01
 _log = logging.getLogger(__name__)
 
@@ -33,6 +36,8 @@ class Connections:
     ) -> None:
         self.app, self.limits, self.refused = app, limits, refused
         self.all: set[Connection] = set()
+        self.idle: dict[Patient, None] = {}  # those on which nothing is under way, the longest first
+        self._refused: set[Patient] = set()  # above the limit; they are told why, and take no place
         self.closing = False
         self.date = b""
         self._sweeper: asyncio.TimerHandle | None = None
@@ -72,16 +77,27 @@ class Connections:
             self._sweeper.cancel()
 
     def enter(self, connection: Connection) -> Refused | None:
-        """A client has connected; why it is turned away, if it is. A status of 0: there are too many to be told."""
+        """A client has connected; why it is turned away, if it is. A status of 0: there are too many to be told. Where
+        all places are taken, the connection that was idle longest makes room: one client that keeps many must not shut
+        the others out."""
+        free = len(self.all) - len(self._refused) < self.limits.connections
+        free = free or any(one.give_way() for one in list(islice(self.idle, MOST_ASKED)))
         self.all.add(connection)
-        above = len(self.all) - self.limits.connections
-        if above <= 0:
+        if free:
             return None
-        status = 503 if above <= MOST_REFUSED else 0
+        self._refused.add(connection)
+        status = 503 if len(self._refused) <= MOST_REFUSED else 0
         return Refused(status, f"the server has {self.limits.connections} connections, its most", why="full")
 
-    def leave(self, connection: Connection) -> None:
-        self.all.discard(connection)
+    def leave(self, connection: Patient) -> None:
+        self.all.difference_update((connection,))
+        self._refused.discard(connection)
+        self.idle.pop(connection, None)
+
+    def rest(self, connection: Patient) -> None:
+        """Nothing is under way on it any more; it is closed when its client closes."""
+        if connection not in self._refused:
+            self.idle[connection] = None
 
     def _sweep(self) -> None:
         self.date = formatdate(time.time(), usegmt=True).encode()

@@ -2,6 +2,7 @@
 
 import asyncio
 import http
+import logging
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Final
 
@@ -16,6 +17,7 @@ ARRIVAL: Final = "retort.arrival"
 """Where a request's scope has its Arrival."""
 STARTED: Final = "retort.started_s"
 """Where it has when its head was read, by time.perf_counter."""
+_log = logging.getLogger(__name__)
 _CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
 _LINES: Final = {status.value: f"HTTP/1.1 {status.value} {status.phrase}\r\n".encode() for status in http.HTTPStatus}
 
@@ -85,6 +87,19 @@ class Exchange:
         self._unread, self._ended = 0, False
         self._start: Any = None
         self._waiter: asyncio.Future[None] | None = None
+
+    async def run(self, app: App, *, abort: Callable[[], None]) -> None:
+        """Have it answered by the application; `abort` is called where it is cancelled."""
+        try:
+            await app(self.scope, self.receive, self.send)
+        except asyncio.CancelledError:
+            abort()
+            raise
+        except Exception:  # noqa: BLE001 - the application tells of what it knows; a bug in it must not end the others
+            _log.exception("the application failed")
+        if not (self.complete or self.left):  # it was not answered, or its answer could not be sent
+            self._answered(self, 500, ((b"content-length", b"0"),), b"")
+            self.complete = True
 
     # -- what the connection tells -------------------------------------------------------------------------------------
 

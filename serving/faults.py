@@ -75,10 +75,12 @@ _KINDS: Final[tuple[tuple[type[BaseException], int, Outcome], ...]] = (
 
 
 def fault_of(error: BaseException) -> Fault:
-    """What a client is told of a failure; one that nobody expected goes into the log with its trace."""
+    """What a client is told of a failure. The log has why the server failed, of what nobody expected with its trace."""
     status, outcome = next((status, outcome) for kind, status, outcome in _KINDS if isinstance(error, kind))
     if isinstance(error, Failure):
         message = str(error)
+        if status == 500:
+            _log.error("a request failed: %s", message)
     elif status == 500:
         _log.error("a request failed in an unexpected way", exc_info=error)
         message = "the server failed on this request; its log says why"

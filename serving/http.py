@@ -16,7 +16,6 @@ from serving.exchange import ARRIVAL, STARTED, Arrival
 from serving.faults import ClientLeft, Fault, NotThere, SlowBody, TooLarge, WrongMethod
 from serving.room import Room
 
-MAX_BODY_BYTES: Final = 4 * 2**20
 BODY_TIMEOUT_S: Final = 10.0
 JSON: Final = b"application/json"
 
@@ -72,6 +71,11 @@ class Asked:
         """How long ago its head was read."""
         return time.perf_counter() - self.started_s
 
+    @property
+    def most_bytes(self) -> int:
+        """How large its body may be."""
+        return self._room.body_bytes
+
     def header(self, name: bytes) -> str | None:
         """A header by its name in lower case; of several the last one."""
         if self._headers is None:
@@ -86,7 +90,7 @@ class Asked:
             TooLarge, SlowBody: as they say.
             Overloaded: with those of other requests it is more than the server holds.
         """
-        most, within_s = MAX_BODY_BYTES, BODY_TIMEOUT_S
+        most, within_s = self._room.body_bytes, BODY_TIMEOUT_S
         declared = self.header(b"content-length") or "0"
         size_bytes = int(declared) if declared.isdigit() and len(declared) < 16 else most + 1
         _require_size(size_bytes, most=most)
@@ -149,8 +153,8 @@ Handler = Callable[[Asked], Awaitable[Reply]]
 
 
 class Route(NamedTuple):
-    """Where a handler is asked. `below`: every path that begins with this one is its, too. `open`: no key is needed.
-    `refuse` words what its clients are told of a failure."""
+    """Where a handler is asked. `below`: every path that begins with this one, and ends with `ends`, is its, too.
+    `open`: no key is needed. `refuse` words what its clients are told of a failure."""
 
     path: str
     handler: Handler
@@ -159,6 +163,7 @@ class Route(NamedTuple):
     below: bool = False
     open: bool = False
     refuse: Callable[[Fault], Reply] = refusal
+    ends: str = ""
 
 
 class Routes:
@@ -167,7 +172,7 @@ class Routes:
     def __init__(self, routes: Iterable[Route]) -> None:
         every = list(routes)
         self._exact = {(route.method, route.path): route for route in every if not route.below}
-        self._below = sorted((route for route in every if route.below), key=lambda route: -len(route.path))
+        self._below = sorted((route for route in every if route.below), key=lambda route: -len(route.path + route.ends))
         self._methods: dict[str, list[str]] = {}
         for route in every:
             self._methods.setdefault(route.path, []).append(route.method)
@@ -182,7 +187,7 @@ class Routes:
         method = "GET" if method == "HEAD" else method
         if found := self._exact.get((method, path)):
             return found
-        under = [route for route in self._below if path.startswith(route.path)]
+        under = [route for route in self._below if path.startswith(route.path) and path.endswith(route.ends)]
         for route in under:
             if route.method == method:
                 return route

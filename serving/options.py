@@ -7,11 +7,21 @@ import msgspec
 import typer
 
 from serving.security.notes import LogFormat
+from serving.tallies import FEWEST_REQUESTS, LONGEST_WINDOW_S
 
 DEFAULT_QUEUE: Final = 64
 DEFAULT_CONNECTIONS: Final = 1024
+DEFAULT_BODY_BYTES: Final = 4 * 2**20
 DRAIN_HELP: Final = "Seconds to serve on after SIGTERM, while /v2/health/ready says 503 (Kubernetes: 15)."
 API_KEYS_HELP: Final = "File of NAME:SHA256 lines: inference needs one of these keys. Read again when it changes."
+
+
+def _share(percent: float) -> float:
+    """More than all of the requests cannot fail."""
+    if percent < 100:
+        return percent
+    raise typer.BadParameter(f"more than {percent:g} % never fail; give less than 100, or 0 to take no version back")
+
 
 Host = Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0 in a container.")]
 Port = Annotated[int, typer.Option(min=0, max=65535, help="0 takes any free port and prints it.")]
@@ -25,6 +35,9 @@ MaxWaitMs = Annotated[
     typer.Option(min=0.001, help="Longest predicted wait; above it 503. By default 25, or 4 calls."),
 ]
 MaxConnections = Annotated[int, typer.Option(min=1, help="Clients connected at a time; more are told 503 and closed.")]
+MaxBodyBytes = Annotated[
+    int, typer.Option(min=1, max=2**31 - 1, help="Largest body of a request, over gRPC its message; more is told 413.")
+]
 ApiKeys = Annotated[Path | None, typer.Option(help=API_KEYS_HELP)]
 Canary = Annotated[
     str | None, typer.Option(help="Answer this share of requests by another alias' version, e.g. @challenger=5%.")
@@ -34,11 +47,17 @@ Shadow = Annotated[
     typer.Option(help="Compute what was answered by another alias' version too, when idle, and compare: @challenger."),
 ]
 RollbackShare = Annotated[
-    float, typer.Option(min=0, max=100, help="Percent of failures at which a new version is taken back; 0: never.")
+    float,
+    typer.Option(
+        min=0, max=100, callback=_share, help="Percent of failures above which a new version is taken back; 0: never."
+    ),
 ]
-RollbackRequests = Annotated[int, typer.Option(min=1, help="Of the last requests, at least this many.")]
-RollbackWindowS = Annotated[float, typer.Option(min=1, help="Within this many seconds.")]
-AccessLog = Annotated[bool, typer.Option("--access-log", help="A line for every request; else only for those in 5xx.")]
+RollbackRequests = Annotated[int, typer.Option(min=FEWEST_REQUESTS, help="Of the last requests, at least this many.")]
+RollbackWindowS = Annotated[float, typer.Option(min=1, max=LONGEST_WINDOW_S, help="Within this many seconds.")]
+AccessLog = Annotated[
+    bool,
+    typer.Option("--access-log", help="A line for each request that asks for more than signs of life; else for 5xx."),
+]
 LogFormatOption = Annotated[LogFormat, typer.Option(help="Lines for people, or one JSON object each.")]
 Page = Annotated[bool, typer.Option("--page/--no-page", help="The page for people at /.")]
 LogTexts = Annotated[
@@ -60,6 +79,7 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     queue: int = DEFAULT_QUEUE
     max_wait_ms: float | None = None
     max_connections: int = DEFAULT_CONNECTIONS
+    max_body_bytes: int = DEFAULT_BODY_BYTES
     drain_s: float = 0.0
     api_keys: Path | None = None
     canary: str | None = None

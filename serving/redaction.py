@@ -11,6 +11,9 @@ HIDDEN: Final = "***"
 _SCHEME: Final = re.compile(r"([A-Za-z][A-Za-z0-9+.-]{0,40}://)")
 _HOST: Final = r"(?:\[[^\]@]*\]|[^:@,\[\]]*)(?::\d*)?"
 _HOSTS: Final = re.compile(rf"{_HOST}(?:,{_HOST})*")
+_WORD: Final = re.compile(r"\S*")
+_LINE_TO_AT: Final = re.compile(r"[^\n]*@\S*")
+_AFTER: Final = ".,;:!'\")>]}"  # what a sentence puts behind an address
 _FILES: Final = ("sqlite", "file")  # name no host, so no user either
 _DATABASES: Final = ("postgresql", "postgres", "mysql", "mariadb", "mssql", "oracle")
 _WORDS: Final = "(?:password|passwd|pwd|passphrase|secret|token|signature)"
@@ -28,10 +31,21 @@ def without_secrets(text: str, *, queries: bool = True) -> str:
     before, *found = _SCHEME.split(text)
     shown = before
     for scheme, rest in zip(found[::2], found[1::2], strict=True):
-        address = re.match(r"\S*", rest)
-        assert address is not None
-        shown += redacted(scheme + address[0], queries=queries) + rest[address.end() :]
+        size = _size_of(rest)
+        shown += redacted(scheme + rest[:size], queries=queries) + rest[size:]
     return _IN_TEXT.sub(rf"\1{HIDDEN}", shown)
+
+
+def _size_of(rest: str) -> int:
+    """Where an address ends in a text: at a space, unless what comes before it is no host, so that it may be a user and
+    the beginning of a password; then after the last @ of its line."""
+    first = _WORD.match(rest)
+    assert first is not None
+    authority = re.split(r"[/?#]", first[0], maxsplit=1)[0]
+    if "@" in first[0] or any(_HOSTS.fullmatch(host) for host in (authority, authority.rstrip(_AFTER))):
+        return first.end()
+    longer = _LINE_TO_AT.match(rest)
+    return first.end() if longer is None else longer.end()
 
 
 def redacted(uri: str, *, queries: bool = True) -> str:

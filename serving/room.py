@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Final
 
+from serving.options import DEFAULT_BODY_BYTES
 from serving.tickets import Overloaded
 
 MOST_BYTES: Final = 64 * 2**20
@@ -16,10 +17,16 @@ RETRY_AFTER_S: Final = 1
 
 
 class Room:
-    """Of one server, for all its protocols; asked in the event loop alone."""
+    """Of one server, for all its protocols; asked in the event loop alone. `body_bytes`: the largest body of one
+    request, for which there is room where nothing else is held."""
 
-    def __init__(self, *, most_bytes: int = MOST_BYTES) -> None:
-        self.most_bytes, self.held_bytes = most_bytes, 0
+    def __init__(self, *, most_bytes: int = MOST_BYTES, body_bytes: int = DEFAULT_BODY_BYTES) -> None:
+        self.most_bytes, self.body_bytes, self.held_bytes = most_bytes, body_bytes, 0
+
+    @classmethod
+    def for_bodies(cls, body_bytes: int) -> "Room":
+        """For bodies of at most so many bytes: MOST_BYTES, or one of them where that is more."""
+        return cls(most_bytes=max(MOST_BYTES, body_bytes), body_bytes=body_bytes)
 
     def require(self, size_bytes: int) -> None:
         """Raise Overloaded where a body of this size would not be taken."""

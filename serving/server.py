@@ -9,11 +9,13 @@ import contextlib
 import gc
 import logging
 import os
+import select
 import signal
 import socket
 import sys
 from collections.abc import Callable, Iterator
 from functools import partial
+from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Any, Final
 
@@ -41,6 +43,7 @@ if TYPE_CHECKING:
     from serving.tracing import Tracer
 
 SWITCH_S: Final = 0.0005
+_STDERR: Final = 2
 _COLLECT_AFTER: Final = (10_000, 20, 50)  # objects, and then so many of the smaller collections
 _log = logging.getLogger(__name__)
 
@@ -123,8 +126,8 @@ def _serve(desk: Desk, *, listener: socket.socket, guard: Guard, tracer: "Tracer
     events: SimpleQueue[str] = SimpleQueue()  # its put is safe inside a signal handler
     _hear(events.put)
     listen(listener)
-    allow_files(options.max_connections)
-    room = Room()
+    allow_files(options.max_connections * (1 if options.grpc_port is None else 2))
+    room = Room.for_bodies(options.max_body_bytes)
     app: App = build(desk, guard=guard, room=room, page=options.page)
     if tracer is not None:
         app = tracer.traced(app)
@@ -141,9 +144,9 @@ def _serve(desk: Desk, *, listener: socket.socket, guard: Guard, tracer: "Tracer
         listener=listener,
         others=grpc if options.grpc_port is not None else None,
         ready=partial(_announce, desk.models.current, listener),
-        ended=partial(events.put, "the HTTP thread ended"),
+        ended=partial(events.put, "a thread that talks to clients ended"),
     )
-    _settle_down()
+    settle_down()
     front.start()
     _log.info("stopping: %s", _next(events))
     desk.draining = True
@@ -166,8 +169,11 @@ def _hear(told: Callable[[str], None]) -> None:
 
     def hear(number: int, _: Any) -> None:
         if heard:
-            os.write(2, f"ended at once by a second signal ({signal.Signals(number).name})\n".encode())
-            os._exit(128 + number)
+            try:
+                if select.select([], [_STDERR], [], 0)[1]:  # whoever reads it may be slow
+                    os.write(_STDERR, f"ended at once by a second signal ({signal.Signals(number).name})\n".encode())
+            finally:
+                os._exit(128 + number)
         heard.append(number)
         told(signal.Signals(number).name)
 
@@ -175,7 +181,7 @@ def _hear(told: Callable[[str], None]) -> None:
         signal.signal(number, hear)
 
 
-def _settle_down() -> None:
+def settle_down() -> None:
     """What was loaded stays: looking at it again takes the collector tens of milliseconds, in which nobody is answered;
     what requests leave behind is little, and takes it well under one. And an executor that is in Python lets the loop
     go on after SWITCH_S; Python's own 5 ms would be longer than many an answer takes."""
@@ -189,11 +195,19 @@ async def _start_grpc(desk: Desk, *, guard: Guard, tracer: "Tracer | None", room
     from serving.protocols.grpc_server import start_grpc
 
     host, port = options.host, options.grpc_port or 0
-    started = await start_grpc(desk, host=host, port=port, guard=guard, tracer=tracer, room=room)
+    started = await start_grpc(
+        desk, host=host, port=port, guard=guard, tracer=tracer, room=room, connections=options.max_connections
+    )
     _log.info("gRPC on port %d", started.port)
     return started
 
 
 def _announce(live: Live, listener: socket.socket) -> None:
+    """Say that requests are taken; who started the server may have gone without waiting for that."""
     told = f"serving {live.name} version {live.version} (digest {live.digest[:12]}) on {address_of(listener)}"
-    print(told, flush=True)
+    try:
+        print(told, flush=True)
+    except OSError as error:
+        with Path(os.devnull).open("w") as nowhere:  # what was not written would fail again at the end
+            os.dup2(nowhere.fileno(), sys.stdout.fileno())
+        _log.warning("stdout cannot be written to (%s): %s", error, told)

@@ -126,9 +126,9 @@ def run(
 
 
 def main(arguments: Sequence[str]) -> int:
-    from serving.server import _settle_down  # the server's own; read only by the process that measures
+    from serving.server import settle_down  # the server's own; read only by the process that measures
 
-    return child_main(arguments, EngineJob, partial(run, settle=_settle_down))
+    return child_main(arguments, EngineJob, partial(run, settle=settle_down))
 
 
 if __name__ == "__main__":

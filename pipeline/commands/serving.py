@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from pipeline.commands.options import WORKSPACE, Key, Root, Settings, TrackingUri
+from pipeline.exits import exit_code_of
 from serving import options as asked
 
 
@@ -22,6 +23,7 @@ def serve(
     queue: asked.Queue = asked.DEFAULT_QUEUE,
     max_wait_ms: asked.MaxWaitMs = None,
     max_connections: asked.MaxConnections = asked.DEFAULT_CONNECTIONS,
+    max_body_bytes: asked.MaxBodyBytes = asked.DEFAULT_BODY_BYTES,
     drain_s: Annotated[float, typer.Option(min=0, help=asked.DRAIN_HELP)] = 0.0,
     api_keys: asked.ApiKeys = None,
     canary: asked.Canary = None,
@@ -52,4 +54,4 @@ def serve(
     source, uri = followed(source, settings or ())
     options["tracking_uri"] = tracking_uri or uri or default_uri(workspace.resolve())
     options["cache"] = cache or workspace / "cache" / "served"
-    serve_source(source, **options)
+    serve_source(source, code_of=exit_code_of, **options)

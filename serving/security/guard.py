@@ -8,7 +8,13 @@ from serving.security.keys import Header, Keys, key_of
 from serving.security.names import HEADER, Names
 from serving.security.notes import Requests, Told
 
-LOOKED_AT: Final = ("/ui/", "/metrics", "/v2/health/", "/ping")  # again and again, by machines and open pages
+LOOKED_AT: Final = (
+    "/ui/",
+    "/metrics",
+    "/v2/health/",
+    "/health",
+    "/ping",
+)  # again and again, by machines and open pages
 
 
 class Guard:

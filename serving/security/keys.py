@@ -25,6 +25,7 @@ PREFIX: Final = "retort_"
 _LINE: Final = re.compile(r"([A-Za-z0-9._@-]{1,64}):([0-9a-f]{64})")
 _USAGE: Final = "usage: python -m serving.security.keys new NAME >> KEYS_FILE"
 _REFUSED: Final = "send a key that is valid here, as Authorization: Bearer KEY or X-API-Key: KEY"
+_OF_NOTHING: Final = hashlib.sha256(b"").digest()
 Header = Callable[[bytes], str | None]
 _log = logging.getLogger(__name__)
 
@@ -40,7 +41,8 @@ def read_keys(path: Path) -> tuple[Known, ...]:
     """The keys of a file.
 
     Raises:
-        BadRequest: it cannot be read, a line is none of NAME:SHA256, or it has no key, which would let nobody in.
+        BadRequest: it cannot be read, a line is none of NAME:SHA256 or of an empty key, or it has no key, which would
+            let nobody in.
     """
     try:
         lines = path.read_text(encoding="ascii").splitlines()
@@ -55,6 +57,8 @@ def read_keys(path: Path) -> tuple[Known, ...]:
         if fits is None:  # the line is not shown: somebody may have put the key itself there
             raise BadRequest(f"line {number} of {path} is not NAME:SHA256 (64 hex digits, lower case); {_USAGE}")
         known.append(Known(fits[1], bytes.fromhex(fits[2])))
+        if known[-1].sha256 == _OF_NOTHING:
+            raise BadRequest(f"line {number} of {path} is of an empty key, the SHA-256 of nothing; {_USAGE}")
     if not known:
         raise BadRequest(f"{path} has no API key, so nobody could use the server; {_USAGE}")
     return tuple(known)
@@ -87,8 +91,11 @@ class Keys:
         self._stopped.set()
 
     def name_of(self, key: str | None) -> str | None:
-        """Whose key it is. Every hash is compared, each in the same time, so that a wrong key tells nothing."""
-        shown = hashlib.sha256((key or "").encode("latin-1", "replace")).digest()
+        """Whose key it is; of none or an empty one nobody's. Every hash is compared, each in the same time, so that a
+        wrong key tells nothing."""
+        if not key:
+            return None
+        shown = hashlib.sha256(key.encode("latin-1", "replace")).digest()
         found = None
         for known in self._known:
             if hmac.compare_digest(known.sha256, shown):

@@ -308,6 +308,17 @@ def test_a_slow_but_reading_client_gets_all_of_a_large_answer() -> None:
         assert len(read_all(client)) > BIG
 
 
+def test_a_client_that_reads_slowly_gets_all_although_it_takes_long() -> None:
+    with opened(read_s=1.0) as front, front.connect() as client:
+        client.sendall(request("/big", headers=LAST))
+        size_bytes, started_s = 0, time.monotonic()
+        while chunk := client.recv(2**19):
+            size_bytes += len(chunk)
+            time.sleep(0.05)
+    assert size_bytes > BIG
+    assert time.monotonic() - started_s > 2
+
+
 def test_requests_sent_ahead_are_bounded_and_the_last_that_was_read_closes() -> None:
     with opened() as front, front.connect() as client:
         client.sendall(b"".join(request(f"/{number}") for number in range(50)))
@@ -333,6 +344,31 @@ def test_one_client_too_many_is_told_and_closed_at_once() -> None:
         assert b"retry-after: 1\r\n" in answer
         assert bodies(answer) == [{"error": "the server has 2 connections, its most"}]
         assert front.refused == ["full"]
+
+
+def test_clients_too_many_are_counted_also_where_they_are_too_many_to_be_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("serving.connections.MOST_REFUSED", 1)
+    with opened(connections=1, read_s=WAIT_S, linger_s=WAIT_S) as front, front.connect() as busy:
+        busy.sendall(request("/hold"))
+        until(lambda: front.connections.idle == {})
+        with contextlib.ExitStack() as stack:
+            for _ in range(5):
+                stack.enter_context(front.connect())
+            until(lambda: len(front.refused) == 5)
+    assert front.refused == ["full"] * 5
+
+
+def test_when_all_places_are_taken_the_connection_that_is_idle_longest_makes_room() -> None:
+    with opened(connections=2, idle_s=WAIT_S, read_s=WAIT_S) as front:
+        with front.connect() as first, front.connect() as second:
+            for client in (second, first):
+                client.sendall(GET)
+                assert client.recv(65536)
+            assert bodies(front.say(request("/new", headers=LAST)))[0]["path"] == "/new"
+            assert second.recv(100) == b""
+            first.sendall(request("/first", headers=LAST))
+            assert bodies(read_all(first))[0]["path"] == "/first"
+        assert front.refused == ["idle"]
 
 
 def test_a_client_that_leaves_is_noticed(front: Open) -> None:
@@ -429,6 +465,15 @@ def test_at_the_end_what_is_under_way_and_what_still_comes_is_answered_and_close
             answers.append(read_all(busy))
         assert [bodies(answer)[0]["path"] for answer in answers] == ["/kept", "/new", "/hold"]
         assert all(b"connection: close" in answer for answer in answers)
+
+
+def test_at_the_end_what_waits_behind_an_answer_that_is_read_late_is_answered() -> None:
+    with opened(read_s=WAIT_S) as front, front.connect() as client:
+        client.sendall(request("/big") + request("/behind"))
+        until(lambda: any(each._stuck and each._ahead for each in front.connections.all))  # type: ignore[attr-defined]
+        front.front.stop()
+        time.sleep(1.5)  # longer than idle connections are left open
+        assert b'"path": "/behind"' in read_all(client)[BIG:]
 
 
 def test_at_the_end_an_idle_connection_is_closed_after_a_moment() -> None:

@@ -5,6 +5,7 @@ import hashlib
 import http.client
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -189,6 +190,68 @@ def test_a_second_signal_ends_it_at_once(bundle: Bundle, second: signal.Signals,
         server.process.send_signal(second)
         assert server.process.wait(5) == code
     assert server.errors.read_text().endswith(f"ended at once by a second signal ({second.name})\n")
+
+
+HEARING = """
+import os, signal, sys, time
+from serving.server import _hear
+_hear(lambda _: None)
+os.kill(os.getpid(), signal.SIGTERM)
+if sys.argv[1] == "full":
+    os.set_blocking(2, False)
+    try:
+        while os.write(2, b"x" * 4096): pass
+    except BlockingIOError:
+        os.set_blocking(2, True)
+try:
+    print("heard", flush=True)
+    time.sleep(30)
+finally:
+    print("unwound", flush=True)
+"""
+
+
+@pytest.mark.parametrize("reader", ["full", "gone"])
+def test_a_second_signal_ends_it_at_once_although_nobody_reads_stderr(reader: str) -> None:
+    command = [sys.executable, "-c", HEARING, reader]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stdout is not None
+            assert process.stderr is not None
+            assert process.stdout.readline() == "heard\n"
+            if reader == "gone":
+                process.stderr.close()
+            process.send_signal(signal.SIGTERM)
+            assert process.wait(10) == 143
+            assert process.stdout.read() == ""
+        finally:
+            process.kill()
+
+
+def test_a_server_whose_stdout_nobody_reads_serves(bundle: Bundle, tmp_path: Path) -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    log = tmp_path / "log"
+    command = [sys.executable, "-m", "serving", str(bundle.path), "--port", "0", "--threads", "1"]
+    with log.open("w") as errors, subprocess.Popen(command, stdout=writing, stderr=errors) as process:
+        os.close(writing)
+        try:
+            until(lambda: "stdout cannot be written to" in log.read_text() or process.poll() is not None)
+            told = r" stdout cannot be written to \(\[Errno 32\] Broken pipe\): serving tiny .* on (.*)\n"
+            url = re.findall(told, log.read_text())[0]
+            assert httpx.post(f"{url}/classify", json=GOOD).status_code == 200
+            process.send_signal(signal.SIGTERM)
+            assert process.wait(WAIT_S) == 0
+        finally:
+            process.kill()
+
+
+def test_a_body_may_be_as_large_as_the_server_is_told(bundle: Bundle) -> None:
+    body = BODY + b" " * 80
+    with running(bundle.path, "--max-body-bytes", str(len(body) - 1)) as server:
+        refused, taken = (httpx.post(f"{server.url}/classify", content=sent) for sent in (body, body[:-1]))
+    told = {"error": f"the body exceeds the {len(body) - 1} bytes allowed; split the request"}
+    assert (refused.status_code, refused.json(), taken.status_code) == (413, told, 200)
 
 
 def test_a_signal_while_the_model_loads_ends_it_with_143(tmp_path: Path) -> None:

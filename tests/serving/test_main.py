@@ -23,6 +23,14 @@ def test_help_teaches_by_example() -> None:
     assert """curl localhost:8080/classify -d '{"texts": ["what a fine day"]}'""" in told.stdout
 
 
+def test_a_bug_ends_with_1_and_its_trace() -> None:
+    asking = "import serving.__main__ as main; main.app = lambda **_: 1 / 0; main.main()"
+    told = subprocess.run([sys.executable, "-c", asking], capture_output=True, text=True, timeout=WAIT_S, check=False)
+    assert told.returncode == 1
+    assert told.stderr.startswith("Traceback (most recent call last):\n")
+    assert told.stderr.endswith("ZeroDivisionError: division by zero\n")
+
+
 def test_help_and_the_package_load_nothing_heavy() -> None:
     asking = (
         "import sys; import serving.__main__\n"

@@ -97,5 +97,30 @@ def test_to_announce_large_bodies_takes_nobody_s_place(server: Speaking) -> None
             client.close()
 
 
+def test_the_largest_body_is_taken_where_nothing_else_is_held_however_large_it_may_be() -> None:
+    room = Room.for_bodies(2 * MOST_BYTES)
+    with room.holding(2 * MOST_BYTES):
+        pass
+    assert (room.body_bytes, Room.for_bodies(100).most_bytes, Room().body_bytes) == (
+        2 * MOST_BYTES,
+        MOST_BYTES,
+        4 * 2**20,
+    )
+
+
+@pytest.mark.parametrize("chunked", [False, True])
+def test_a_body_above_what_the_server_was_told_is_413(server: Speaking, room: Room, chunked: bool) -> None:
+    async def script() -> list[httpx.Response]:
+        async with httpx.AsyncClient(base_url=server.url, timeout=20) as client:
+            room.body_bytes = len(LARGE) - 1
+            refused = await client.post("/classify", content=in_pieces(LARGE) if chunked else LARGE)
+            room.body_bytes = len(LARGE)
+            return [refused, await client.post("/classify", content=in_pieces(LARGE) if chunked else LARGE)]
+
+    refused, taken = asyncio.run(script())
+    told = {"error": f"the body exceeds the {len(LARGE) - 1} bytes allowed; split the request"}
+    assert (refused.status_code, refused.json(), taken.status_code) == (413, told, 200)
+
+
 def test_a_server_has_room_for_sixteen_of_the_largest_bodies() -> None:
     assert MOST_BYTES == 16 * 4 * 2**20

@@ -249,12 +249,14 @@ def test_the_alias_is_followed_by_the_running_server(tmp_path: Path) -> None:
         "import serving.following as following\n"
         "from serving.options import Options\n"
         "from serving.server import run\n"
-        "from serving.registry import Resolved\n"
+        "from serving.registry import Named, Resolved\n"
         "from serving.bundle import read_bundle\n"
         "root = Path(sys.argv[1])\n"
-        "find = lambda source, **_: (root / 'alias').read_text()\n"
+        "def find(*_, **__):\n"
+        "    version = (root / 'alias').read_text()\n"
+        "    return Named(version, read_bundle(root / version).digest)\n"
         "def resolve(source, **_):\n"
-        "    version = find(source) if '@' in source else source.split('/')[-1]\n"
+        "    version = find().version if '@' in source else source.split('/')[-1]\n"
         "    return Resolved(root / version, 'm', version, read_bundle(root / version).digest)\n"
         "following.find_version, following.resolve, following.POLL_S = find, resolve, 0.05\n"
         "run(Options(source='models:/m@champion', port=0, tracking_uri='x', cache=root, threads=1))\n"
@@ -281,18 +283,19 @@ import onnxruntime
 import serving.following as following
 from serving.__main__ import serve
 from serving.bundle import read_bundle
-from serving.registry import Resolved
+from serving.registry import Named, Resolved
 root = Path(sys.argv[1])
 
 def resolve(source, **_):
-    version = find() if "@" in source else source.split("/")[-1]
+    version = find().version if "@" in source else source.split("/")[-1]
     while version == "2":
         (root / "loading").touch()
         onnxruntime.InferenceSession(root / "2" / "model.onnx")
     return Resolved(root / version, "m", version, read_bundle(root / version).digest)
 
 def find(*_, **__):
-    return (root / "alias").read_text()
+    version = (root / "alias").read_text()
+    return Named(version, read_bundle(root / version).digest)
 
 following.find_version, following.resolve, following.POLL_S = find, resolve, 0.05
 serve("models:/m@champion", port=0, tracking_uri="x", cache=root, threads=1)
@@ -321,6 +324,37 @@ def test_a_sigterm_while_another_version_is_loaded_ends_with_0(tmp_path: Path) -
         _, errors = process.communicate(timeout=WAIT_S)
     assert process.returncode == 0
     assert errors.endswith(" INFO serving.server stopping: SIGTERM\n"), "the log is written to its end"
+
+
+FAILING_WHILE_LOADING = """
+import asyncio
+import serving.server
+from serving.errors import Transient
+from pipeline.exits import exit_code_of
+
+async def fails(*_, **__):
+    while not (root / "loading").exists():
+        (root / "alias").write_text("2")
+        await asyncio.sleep(0.01)
+    await asyncio.sleep(0.3)
+    raise Transient("the other port is taken")
+
+serving.server._start_grpc = fails
+told = {"exit_code_of": {"code_of": exit_code_of}, "": {}}[sys.argv[2]]
+"""
+
+
+@pytest.mark.parametrize(("code_of", "name"), [("", "error"), ("exit_code_of", "retort")])
+def test_a_failure_while_another_version_is_loaded_ends_with_its_code(tmp_path: Path, code_of: str, name: str) -> None:
+    for version in ("1", "2"):
+        tiny_bundle(tmp_path / version)
+    (tmp_path / "alias").write_text("1")
+    *script, serve, _ = LOADING_FOR_EVER.split("\n")
+    serve = serve.replace("threads=1)", "threads=1, grpc_port=0, **told)")
+    command = [sys.executable, "-c", "\n".join((*script, FAILING_WHILE_LOADING, serve)), str(tmp_path), code_of]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=WAIT_S, check=False)
+    assert ended.returncode == 75
+    assert ended.stderr.endswith(f"{name}: the other port is taken\n")
 
 
 COMPUTING_FOR_EVER = """
@@ -380,8 +414,8 @@ def test_a_signal_that_does_not_wake_the_main_thread_is_heard(bundle: Bundle) ->
 
 def test_what_was_loaded_is_kept_from_the_garbage_collector_and_threads_take_short_turns() -> None:
     asking = (
-        "import gc, sys; from serving.server import _settle_down\n"
-        "_settle_down(); print(gc.get_freeze_count() > 10_000, len(gc.get_objects()) < 1000, sys.getswitchinterval())"
+        "import gc, sys; from serving.server import settle_down\n"
+        "settle_down(); print(gc.get_freeze_count() > 10_000, len(gc.get_objects()) < 1000, sys.getswitchinterval())"
     )
     told = subprocess.run([sys.executable, "-c", asking], capture_output=True, text=True, timeout=WAIT_S, check=True)
     assert told.stdout == "True True 0.0005\n"

@@ -126,7 +126,7 @@ def test_a_process_of_its_own_settles_down_as_the_server_does(monkeypatch: pytes
     given: dict[str, Any] = {}
     monkeypatch.setattr(engine, "child_main", lambda _, __, measure: given.update(measure.keywords) or 0)
     assert engine.main([]) == 0
-    assert given == {"settle": server._settle_down}
+    assert given == {"settle": server.settle_down}
 
 
 def test_a_plan_that_cannot_be_carried_out_is_refused_before_the_model_is_read(tmp_path: Path) -> None:

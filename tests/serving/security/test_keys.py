@@ -11,7 +11,7 @@ import pytest
 from serving.errors import BadRequest
 from serving.faults import Unauthorized, fault_of
 from serving.security import keys as module
-from serving.security.keys import Keys, new_key, read_keys
+from serving.security.keys import Keys, Known, new_key, read_keys
 
 USAGE = "usage: python -m serving.security.keys new NAME >> KEYS_FILE"
 
@@ -65,6 +65,16 @@ def test_any_other_is_refused_without_a_word_on_what_was_wrong(file: Path, heade
     assert fault_of(refused.value)[:3] == (401, "client_error", told)
 
 
+@pytest.mark.parametrize("headers", [{}, {"authorization": "Bearer "}, {"x_api_key": ""}])
+def test_no_key_and_an_empty_one_are_nobody_s_whatever_is_known(
+    file: Path, monkeypatch: pytest.MonkeyPatch, headers: dict[str, str]
+) -> None:
+    keys = Keys(file)
+    monkeypatch.setattr(keys, "_known", (Known("alice", hashlib.sha256(b"").digest()),))
+    with pytest.raises(Unauthorized):
+        keys.require(showing(**headers).get)
+
+
 def test_every_hash_is_compared_whether_or_not_one_has_fit(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     compared = []
     monkeypatch.setattr(module.hmac, "compare_digest", lambda a, b: compared.append(a) or a == b)
@@ -81,6 +91,10 @@ def test_every_hash_is_compared_whether_or_not_one_has_fit(file: Path, monkeypat
         ("# x\nretort_secret", "line 2 of {} is not NAME:SHA256 (64 hex digits, lower case)"),
         ("a b:" + "0" * 64, "line 1 of {} is not NAME:SHA256 (64 hex digits, lower case)"),
         ("a:" + "0" * 63, "line 1 of {} is not NAME:SHA256 (64 hex digits, lower case)"),
+        (
+            "# x\n" + line("b", "one") + line("a", ""),
+            "line 3 of {} is of an empty key, the SHA-256 of nothing",
+        ),
         ("# nobody\n", "{} has no API key, so nobody could use the server"),
     ],
 )
