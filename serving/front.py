@@ -5,6 +5,7 @@ The main thread is left to signals: however busy the loop is, a second SIGTERM i
 
 import asyncio
 import contextlib
+import logging
 import math
 import socket
 import threading
@@ -15,21 +16,26 @@ from typing import Final, Protocol
 import uvloop
 
 from serving.connections import Connections
+from serving.errors import Transient
 from serving.listening import BACKLOG, keep_out
 
 FINISH_S: Final = 30.0
 SETTLE_S: Final = 0.1  # for clients that are in the middle of connecting
 TURN_S: Final = 0.2  # the main thread looks for signals so often, whatever it waits for
+_log = logging.getLogger(__name__)
 
 
 class Stop(Protocol):
-    """Another protocol's server in the same loop; protocols.grpc_server has one."""
+    """Another protocol's server in the same loop; protocols.grpc_server has one. `ended` waits until it serves no more
+    although nobody stopped it, and raises why."""
 
     async def stop(self, grace_s: float) -> None: ...
+    async def ended(self) -> None: ...
 
 
 class Front:
-    """Serves in a thread from `start` to `stop`. `others` are started before `ready` is called, and stopped beside."""
+    """Serves in a thread from `start` to `stop`. `others` are started before `ready` is called, and stopped beside;
+    where they end by themselves, `ended` is called, and HTTP served on until `stop`."""
 
     def __init__(
         self,
@@ -77,7 +83,7 @@ class Front:
         server = await self._loop.create_server(self._connections.connection, sock=self._listener, backlog=BACKLOG)
         other = await self._others() if self._others is not None else None
         self._ready()
-        await self._stopping.wait()
+        failure = await self._until_stopped(other)
         keep_out(self._listener)
         await asyncio.sleep(SETTLE_S)
         server.close()
@@ -85,3 +91,21 @@ class Front:
         if other is not None:
             finishing.append(other.stop(FINISH_S))
         await asyncio.gather(*finishing)
+        if failure is not None:
+            raise failure
+
+    async def _until_stopped(self, other: Stop | None) -> BaseException | None:
+        """What the other server ended with, if it did."""
+        if other is None:
+            await self._stopping.wait()
+            return None
+        ending, stopping = asyncio.ensure_future(other.ended()), asyncio.ensure_future(self._stopping.wait())
+        await asyncio.wait((ending, stopping), return_when=asyncio.FIRST_COMPLETED)
+        if not ending.done():
+            ending.cancel()
+            return None
+        failure = ending.exception() or Transient("a server beside HTTP ended by itself, and does not say why")
+        _log.error("a server beside HTTP ended, so this process does, too: %s", failure)
+        self._ended()
+        await stopping
+        return failure

@@ -115,3 +115,7 @@ class Loops:
 
     async def stop(self, grace_s: float) -> None:
         """Nothing was begun."""
+
+    async def ended(self) -> None:
+        """Never by itself."""
+        await asyncio.Event().wait()

@@ -56,15 +56,23 @@ class Called:
         self._metadata = {key: value for key, value in context.invocation_metadata() or () if isinstance(value, str)}
         self.id = guard.named(self.header)
         self.trailing = [("x-request-id", self.id)] if self.id else []
+        self._late: bool | None = None
+
+    @property
+    def passed_s(self) -> float:
+        """How long ago its head was read."""
+        return time.perf_counter() - self.started_s
 
     def header(self, name: bytes) -> str | None:
         """A value of its metadata, by its name in lower case."""
         return self._metadata.get(name.decode())
 
     def late(self) -> bool:
-        """Whether its client's time is up."""
-        left_s = self.context.time_remaining()
-        return left_s is not None and left_s <= 0
+        """Whether its client's time was up when this was asked first: count, log and trace say the same."""
+        if self._late is None:
+            left_s = self.context.time_remaining()
+            self._late = left_s is not None and left_s <= 0
+        return self._late
 
     def note(self, guard: Guard, *, status: int, outcome: str) -> None:
         """Have the call written down."""
@@ -75,7 +83,7 @@ class Called:
             path=self.path,
             status=status,
             outcome=outcome,
-            seconds=time.perf_counter() - self.started_s,
+            seconds=self.passed_s,
             client=self.context.peer(),
         )
 

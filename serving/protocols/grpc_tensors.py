@@ -1,7 +1,7 @@
 """Tensors between gRPC's messages and this server, typed or raw as the client has them."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Final
 
 from serving.bundle import ServingSpec
 from serving.errors import BadRequest
@@ -9,6 +9,8 @@ from serving.models import Live
 from serving.protocols.grpc_messages import message
 from serving.protocols.model_tensors import input_datatype, most_values, require_few
 from serving.protocols.tensors import Tensor, from_json, from_raw, text_of, to_raw
+
+_LOOKED_AT: Final = ("content_type",)
 
 
 def wanted(request: Any, *, spec: ServingSpec) -> list[Tensor]:
@@ -24,6 +26,11 @@ def wanted(request: Any, *, spec: ServingSpec) -> list[Tensor]:
             f"there are {len(raw)} raw_input_contents for {len(request.inputs)} input(s); send one for each"
         )
     return [_read(one, raw[index] if raw else None, spec=spec) for index, one in enumerate(request.inputs)]
+
+
+def parameters(request: Any) -> dict[str, object]:
+    """Those of a whole message, or of an input, that are looked at; making objects of others would take long."""
+    return {name: _value(request.parameters[name]) for name in _LOOKED_AT if name in request.parameters}
 
 
 def told(request: Any, tensors: Sequence[Tensor], *, live: Live) -> Any:
@@ -55,7 +62,7 @@ def _read(one: Any, raw: bytes | None, *, spec: ServingSpec) -> Tensor:
         tensor = from_json([text_of(value, name=name) for value in contents.bytes_contents[: most + 1]], **told)
     else:
         tensor = from_json([*contents.int64_contents[: most + 1]], **told)
-    return tensor._replace(parameters={key: _value(value) for key, value in one.parameters.items()})
+    return tensor._replace(parameters=parameters(one))
 
 
 def _value(parameter: Any) -> object:

@@ -4,7 +4,6 @@ import json
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +12,7 @@ import httpx
 import numpy as np
 import pytest
 import tritonclient.grpc as triton
+from asking_grpc import Doorkeeper, asking, call, calling, refusal, text
 from fakes import VOCABULARY
 from google.protobuf.descriptor import FieldDescriptor
 from speaking import WAIT_S, Speaking, speaking, tiny_live
@@ -20,23 +20,11 @@ from tritonclient.grpc import service_pb2
 from tritonclient.utils import InferenceServerException
 
 from serving.errors import Transient
-from serving.faults import Unauthorized
-from serving.protocols.grpc_calls import Header
 from serving.protocols.grpc_messages import SERVICE, message, methods
 from serving.protocols.grpc_server import Serving, start_grpc
 from serving.room import Room
 
 IDS = {word: index for index, word in enumerate(VOCABULARY)}
-
-
-@contextmanager
-def calling(server: Speaking, **options: Any) -> Iterator[str]:
-    """gRPC beside HTTP; where it is."""
-    serving: Serving = server.run(start_grpc(server.desk, host="127.0.0.1", port=0, **options))
-    try:
-        yield f"127.0.0.1:{serving.port}"
-    finally:
-        server.run(serving.stop(1.0))
 
 
 @pytest.fixture(scope="module")
@@ -57,34 +45,9 @@ def client(address: str) -> Iterator[triton.InferenceServerClient]:
         yield client
 
 
-def text(*texts: str, name: str = "text", **changes: Any) -> dict[str, Any]:
-    contents = {"bytes_contents": [each.encode() for each in texts]}
-    return {"name": name, "datatype": "BYTES", "shape": [len(texts)], "contents": contents, **changes}
-
-
 def ids(*rows: list[int], name: str = "input_ids", **changes: Any) -> dict[str, Any]:
     contents = {"int64_contents": [each for row in rows for each in row]}
     return {"name": name, "datatype": "INT64", "shape": [len(rows), len(rows[0])], "contents": contents, **changes}
-
-
-def asking(*inputs: dict[str, Any], **more: Any) -> Any:
-    return message("ModelInferRequest")(model_name="m", inputs=inputs, **more)
-
-
-def call(address: str, request: Any, *, method: str = "ModelInfer", **options: Any) -> tuple[Any, dict[str, str]]:
-    """The answer and the trailing metadata."""
-    with grpc.insecure_channel(address) as channel:
-        answer, ended = channel.unary_unary(f"/{SERVICE}/{method}").with_call(
-            request if isinstance(request, bytes) else request.SerializeToString(), timeout=WAIT_S, **options
-        )
-    return methods()[method][1].FromString(answer), dict(ended.trailing_metadata())
-
-
-def refusal(address: str, request: Any, **options: Any) -> grpc.Call:
-    with pytest.raises(grpc.RpcError) as refused:
-        call(address, request, **options)
-    found: Any = refused.value
-    return found
 
 
 # -- the messages ------------------------------------------------------------------------------------------------------
@@ -208,6 +171,19 @@ def test_tritonclient_is_told_why_it_is_refused(client: triton.InferenceServerCl
 
 
 # -- typed contents ----------------------------------------------------------------------------------------------------
+
+
+def test_a_message_of_very_many_outputs_or_parameters_is_refused_unread(address: str) -> None:
+    told = "the message has more than the 4104 fields that are read; split the request"
+    for body in (bytes([6 << 3 | 2, 0]) * 2**20, bytes([7 << 3 | 2, 0]) * 2**20):
+        refused = refusal(address, body)
+        assert (refused.code(), refused.details()) == (grpc.StatusCode.INVALID_ARGUMENT, told)
+
+
+def test_base64_is_no_text_for_a_whole_request_either(address: str) -> None:
+    refused = refusal(address, asking(text("a"), parameters={"content_type": {"string_param": "base64"}}))
+    told = "the request has the content_type 'base64'; send plain text, which is 'str'"
+    assert (refused.code(), refused.details()) == (grpc.StatusCode.INVALID_ARGUMENT, told)
 
 
 def test_what_comes_typed_is_answered_typed(address: str, server: Speaking) -> None:
@@ -352,18 +328,27 @@ def test_above_the_room_for_large_calls_they_are_unavailable_and_small_ones_are_
     assert dict(refused.trailing_metadata())["retry-after"] == "1"
 
 
-def test_more_calls_than_can_wait_are_refused_unread(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("serving.protocols.grpc_server.SPARE_CALLS", 0)
-    with speaking(tiny_live(tmp_path), limit=1) as server, calling(server) as address:
+def test_more_calls_than_there_are_places_are_unavailable_and_counted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("serving.protocols.grpc_service.SPARE_CALLS", 0)
+    with speaking(tiny_live(tmp_path), limit=1) as server, calling(server, guard=Doorkeeper()) as address:
         server.hold()
-        first = threading.Thread(target=call, args=(address, asking(text("good"))))
+        friend = {"metadata": (("authorization", "friend"),)}
+        first = threading.Thread(target=call, args=(address, asking(text("good"))), kwargs=friend)
         first.start()
         server.until_held()
-        refused = refusal(address, asking(text("good")))
+        refused = refusal(address, asking(text("good")), **friend)
+        assert call(address, message("ServerReadyRequest")(), method="ServerLive")[0].live
+        assert call(address, message("ModelMetadataRequest")(name="m"), method="ModelMetadata", **friend)[0].name == "m"
         server.gate.set()
         first.join()
-        assert server.counts() == {"ok": 1}
-    assert refused.code() == grpc.StatusCode.RESOURCE_EXHAUSTED
+        assert server.counts() == {"ok": 1, "rejected": 1}
+    assert refused.code() == grpc.StatusCode.UNAVAILABLE
+    assert refused.details() == "the server has 1 calls, its most; retry after 1 s"
+    trailing = dict(refused.trailing_metadata())
+    told = {name: trailing[name] for name in ("x-request-id", "retry-after", "grpc-retry-pushback-ms")}
+    assert told == {"x-request-id": "made", "retry-after": "1", "grpc-retry-pushback-ms": "1000"}
 
 
 def test_a_call_whose_deadline_passes_in_the_queue_is_not_computed(held: tuple[Speaking, str]) -> None:
@@ -445,21 +430,33 @@ def test_a_port_that_is_taken_is_told(server: Speaking, address: str) -> None:
 # -- the guard ---------------------------------------------------------------------------------------------------------
 
 
-class Doorkeeper:
-    """Lets in who says friend."""
+class Spans:
+    """Keeps what it is told of calls that ended."""
 
     def __init__(self) -> None:
-        self.written: list[dict[str, Any]] = []
+        self.told: list[tuple[int, bool]] = []
 
-    def named(self, header: Header) -> str:
-        return header(b"x-request-id") or "made"
+    def end(self, _: Any, *, attributes: dict[str, Any], failed: bool, **__: Any) -> None:
+        self.told.append((attributes["rpc.grpc.status_code"], failed))
 
-    def require(self, header: Header) -> None:
-        if header(b"authorization") != "friend":
-            raise Unauthorized("say friend")
 
-    def write(self, _: Header, **told: Any) -> None:
-        self.written.append(told)
+def test_a_call_that_came_too_late_is_so_in_count_log_and_trace(tmp_path: Path) -> None:
+    guard, spans = Doorkeeper(), Spans()
+    with (
+        speaking(tiny_live(tmp_path)) as server,
+        calling(server, guard=guard, tracer=spans) as address,
+        grpc.insecure_channel(address) as channel,
+    ):
+        server.hold()
+        infer = channel.unary_unary(f"/{SERVICE}/ModelInfer")
+        request = asking(text("good")).SerializeToString()
+        for _ in range(5):
+            with pytest.raises(grpc.RpcError):
+                infer(request, timeout=0.1, metadata=(("authorization", "friend"),))
+        settled(server, {"expired": 5})
+        server.gate.set()
+    assert [(one["status"], one["outcome"]) for one in guard.written] == [(504, "expired")] * 5
+    assert spans.told == [(4, True)] * 5
 
 
 def test_a_guard_names_lets_in_and_writes_down(tmp_path: Path) -> None:
