@@ -9,8 +9,9 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from typing import Final, NamedTuple, Protocol
 
+from serving.bad_items import BadItem
 from serving.batcher import Batcher
-from serving.engine import Given
+from serving.engine import Given, Tokens
 from serving.errors import BadRequest
 from serving.metrics import Metrics
 from serving.models import PROBE, Live, Models, Served
@@ -19,6 +20,8 @@ from serving.tickets import Expired, Ticket
 
 MAX_TIMEOUT_MS: Final = 3_600_000
 PROBE_FRESH_S: Final = 0.25
+PROBE_FRESH_TIMES: Final = 20  # what it took: signs of life take a twentieth of an executor at most
+PROBE_FRESHEST_S: Final = 10.0  # as often as Kubernetes asks unless it is told
 
 
 class Done(NamedTuple):
@@ -62,8 +65,7 @@ class Desk:
         self.router: Router = router or OneModel()
         self.following = following
         self.draining = False
-        self._probe: asyncio.Task[None] | None = None
-        self._probed_s = -math.inf
+        self._signs: dict[str, _Sign] = {}  # by lane
 
     @property
     def clock(self) -> Callable[[], float]:
@@ -116,13 +118,19 @@ class Desk:
         return done
 
     async def _slices(self, parts: Sequence[Sequence[Given]], *, expires_s: float, lane: str) -> Done:
-        """One after another; where another model has come between two of them, the first ones are asked again."""
+        """One after another; where another model has come between two of them, the first ones are asked again. Ids are
+        looked at before any is computed, since that takes no tokenizer."""
         if len(parts) == 1:
             return await self._one(parts[0], expires_s=expires_s, lane=lane)
+        if isinstance(parts[0][0], Tokens):
+            self.models.of(lane).engine.first.encode([item for part in parts for item in part])
         found: list[Done] = []
         while len(found) < len(parts):
             part = parts[len(found)]
-            done = await self._one(part, expires_s=expires_s, lane=lane, goes_on=bool(found))
+            try:
+                done = await self._one(part, expires_s=expires_s, lane=lane, goes_on=bool(found))
+            except BadItem as bad:
+                raise bad.behind(sum(map(len, parts[: len(found)]))) from bad
             if found and done.result.live is not found[0].result.live:
                 found.clear()
                 continue
@@ -145,22 +153,39 @@ class Desk:
         self.router.answered(ticket)
         return Done(served, ticket.queue_ms)
 
-    async def probe(self) -> None:
-        """A real inference, before all others; raises what it failed with. Who asks while one is under way, or soon
-        after, shares it: signs of life take no places from requests."""
-        probe, fresh = self._probe, self.clock() - self._probed_s < PROBE_FRESH_S
+    async def probe(self, lane: str = "") -> None:
+        """A real inference by the model of a lane, before all others; raises what it failed with. Who asks while one is
+        under way, or soon after, shares it: signs of life take no places from requests."""
+        sign = self._signs.setdefault(lane, _Sign())
+        probe, fresh = sign.probe, self.clock() - sign.probed_s < sign.fresh_s
         if probe is None or (probe.done() and not fresh):
-            self._probe = probe = asyncio.create_task(self._probed())
+            sign.probe = probe = asyncio.create_task(self._probed(lane, sign))
             probe.add_done_callback(_looked_at)
         await asyncio.shield(probe)
 
-    async def _probed(self) -> None:
+    async def _probed(self, lane: str, sign: "_Sign") -> None:
         waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        golden = tuple(self.models.current.engine.bundle.golden.items[0])
+        golden = tuple(self.models.of(lane).engine.bundle.golden.items[0])
+        begun_s, sign.took_s = self.clock(), 0.0
         try:
-            await _result(self.batcher.probe([golden], done=_finished, lane=PROBE, note=waiter), waiter)
+            ticket = self.batcher.probe([golden], done=_finished, lane=PROBE + lane, note=waiter)
+            await _result(ticket, waiter)
+            sign.took_s = self.clock() - begun_s - ticket.queue_ms / 1e3
         finally:
-            self._probed_s = self.clock()
+            sign.probed_s = self.clock()
+
+
+class _Sign:
+    """The latest sign of life of a lane, when it came, and how long it took an executor; of one that failed nothing, so
+    that it is soon asked again."""
+
+    def __init__(self) -> None:
+        self.probe: asyncio.Task[None] | None = None
+        self.probed_s, self.took_s = -math.inf, 0.0
+
+    @property
+    def fresh_s(self) -> float:
+        return max(PROBE_FRESH_S, min(PROBE_FRESH_TIMES * self.took_s, PROBE_FRESHEST_S))
 
 
 def _finished(ticket: Ticket[Served]) -> None:

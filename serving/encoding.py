@@ -12,8 +12,9 @@ from typing import Any
 import msgspec
 from tokenizers import Tokenizer
 
+from serving.bad_items import BadItem
 from serving.bundle import ServingSpec
-from serving.errors import BadArtifact, BadRequest
+from serving.errors import BadArtifact
 from serving.long_texts import Truncate, Windows
 from serving.tokens import Given, Tokens
 from serving.windows import TooLong, cut
@@ -37,7 +38,7 @@ class Encoder:
 
         Raises:
             TooLong: an item has more tokens than the bundle allows.
-            BadRequest: an item has the wrong number of texts, gives no token at all, or has ids that the model has not.
+            BadItem: an item has the wrong number of texts, gives no token at all, or has ids that the model has not.
         """
         count = self._spec.texts_per_item
         texts: list[Any] = []
@@ -47,14 +48,14 @@ class Encoder:
             if isinstance(item, Tokens):
                 self._check_ids(item, index=index)
             elif len(item) != count:
-                raise BadRequest(f"item {index} has {len(item)} text(s); this model takes {count} per item")
+                raise BadItem(index, f"has {len(item)} text(s); this model takes {count} per item")
             else:
                 texts.append(item[0] if count == 1 else item)
                 places.append(index)
         for index, one in zip(places, self._tokenized(texts), strict=True):
             found[index] = tokens = self._read(one, index=index)
             if not tokens.ids:
-                raise BadRequest(f"item {index} has no token this model can read; send some text")
+                raise BadItem(index, "has no token this model can read; send some text")
         return found
 
     def _tokenized(self, texts: list[Any]) -> list[Any]:
@@ -71,21 +72,21 @@ class Encoder:
             windows = cut(one, index=index, spec=self._spec, windows=self._spec.long_texts)
             return Tokens(one.ids, one.type_ids, offsets, windows)
         most = self._spec.max_length
-        raise TooLong(f"item {index} has {len(one)} tokens, more than the {most} this model reads; shorten it")
+        raise TooLong(index, f"has {len(one)} tokens, more than the {most} this model reads; shorten it")
 
     def _check_ids(self, item: Tokens, *, index: int) -> None:
         most, last = self._spec.max_length, self._rows - 1
         if not 1 <= len(item.ids) <= most:
-            raise BadRequest(f"item {index} has {len(item.ids)} token id(s); this model takes 1 to {most}")
+            raise BadItem(index, f"has {len(item.ids)} token id(s); this model takes 1 to {most}")
         if min(item.ids) < 0 or max(item.ids) > last:
             wrong = next(one for one in item.ids if not 0 <= one <= last)
-            raise BadRequest(f"item {index} has the token id {wrong}; this model's are 0 to {last}")
+            raise BadItem(index, f"has the token id {wrong}; this model's are 0 to {last}")
         if len(item.type_ids) != len(item.ids):
             counted = f"{len(item.ids)} token id(s) and {len(item.type_ids)} type id(s)"
-            raise BadRequest(f"item {index} has {counted}; send one for each")
+            raise BadItem(index, f"has {counted}; send one for each")
         if min(item.type_ids) < 0 or max(item.type_ids) > 1:
             wrong = next(one for one in item.type_ids if not 0 <= one <= 1)
-            raise BadRequest(f"item {index} has the type id {wrong}; a type id is 0 or 1")
+            raise BadItem(index, f"has the type id {wrong}; a type id is 0 or 1")
 
 
 def _embedded(folder: Path) -> int | None:

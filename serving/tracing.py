@@ -20,7 +20,8 @@ from serving.protocols.telling import TRACE
 
 FLUSH_S: Final = 2.0
 _ENDPOINTS: Final = ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT")
-_PROTOCOLS: Final = ("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "OTEL_EXPORTER_OTLP_PROTOCOL")
+_PROTOCOLS: Final = ("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "OTEL_EXPORTER_OTLP_PROTOCOL")  # the first holds
+_PROTOCOL: Final = "http/protobuf"
 _CARRIED: Final = ("traceparent", "tracestate")
 _LEFT: Final = 499
 
@@ -33,9 +34,9 @@ def is_configured(environment: Mapping[str, str]) -> bool:
     """
     if not any(environment.get(name) for name in _ENDPOINTS):
         return False
-    for name in _PROTOCOLS:
-        if environment.get(name, "http/protobuf") != "http/protobuf":
-            raise BadRequest(f"{name} is {environment[name]!r}; traces are sent by http/protobuf, mostly to port 4318")
+    name = next((name for name in _PROTOCOLS if environment.get(name)), None)  # empty is unset
+    if name is not None and environment[name] != _PROTOCOL:
+        raise BadRequest(f"{name} is {environment[name]!r}; traces are sent by {_PROTOCOL}, mostly to port 4318")
     return True
 
 

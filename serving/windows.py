@@ -16,15 +16,15 @@ import numpy as np
 import numpy.typing as npt
 
 from serving.answers import Floats
+from serving.bad_items import BadItem
 from serving.bundle import ServingSpec, TaskKind
-from serving.errors import BadRequest
 from serving.long_texts import Windows
 from serving.tokens import Tokens, Window
 
 UNIT: Final = 1e-3  # how far a vector that the graph normalises may be from unit length
 
 
-class TooLong(BadRequest):
+class TooLong(BadItem):
     """An item has more tokens than its model may be asked for."""
 
 
@@ -48,14 +48,16 @@ def cut(encoding: Any, *, index: int, spec: ServingSpec, windows: Windows) -> tu
     room = spec.max_length - (len(ids) - (stop - start))
     if room <= windows.stride:
         raise TooLong(
-            f"item {index} has {len(ids)} tokens, and its shorter text leaves the longer one {max(room, 0)} of the "
-            f"{spec.max_length} this model reads, no more than the {windows.stride} that windows share; shorten both"
+            index,
+            f"has {len(ids)} tokens, and its shorter text leaves the longer one {max(room, 0)} of the "
+            f"{spec.max_length} this model reads, no more than the {windows.stride} that windows share; shorten both",
         )
     count = -(-(stop - start - room) // (room - windows.stride)) + 1
     if count > windows.max_windows:
         raise TooLong(
-            f"item {index} has {len(ids)} tokens: {count} windows, more than the {windows.max_windows} this model "
-            "computes for one; shorten it"
+            index,
+            f"has {len(ids)} tokens: {count} windows, more than the {windows.max_windows} this model "
+            "computes for one; shorten it",
         )
     found = []
     for place in _places(stop - start, room=room, stride=windows.stride):

@@ -41,12 +41,12 @@ def routes(desk: Desk) -> list[Route]:
     ]
 
 
-async def why_not_ready(desk: Desk) -> str | None:
-    """None where a real inference comes back in time."""
+async def why_not_ready(desk: Desk, lane: str = "") -> str | None:
+    """None where a real inference of the lane's model comes back in time."""
     if desk.draining:
         return "the server is draining; send requests elsewhere"
     try:
-        await asyncio.wait_for(desk.probe(), PROBE_TIMEOUT_S)
+        await asyncio.wait_for(desk.probe(lane), PROBE_TIMEOUT_S)
     except TimeoutError:
         return f"no inference came back within {PROBE_TIMEOUT_S:g} s"
     except Failure as failure:

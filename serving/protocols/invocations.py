@@ -1,8 +1,9 @@
 """What MLflow's scoring server and SageMaker's containers answer to, so that their clients need no change.
 
-GET  /ping           200 where a real inference comes back, else 503
+GET  /ping, /health  200 where a real inference comes back, else 503
 GET  /version        this server's version
-POST /invocations    frames.py says in which forms; {"predictions": [...]} as `mlflow models serve` gives of this model,
+POST /invocations    frames.py says in which forms; {"predictions": [...]} as `mlflow models serve` gives of this model
+                     (none of a frame without rows),
                      or {"error_code": ..., "message": ...}
 """
 
@@ -18,7 +19,8 @@ from serving.http import Asked, Reply, Route, refusal, told
 from serving.protocols.frames import items_of_csv, items_of_json
 from serving.protocols.health import why_not_ready
 from serving.protocols.naming import VERSION, require_same
-from serving.protocols.telling import headers
+from serving.protocols.reading import body_of
+from serving.protocols.telling import headers, model_headers
 
 CODES: Final = {
     401: "UNAUTHENTICATED",
@@ -39,6 +41,7 @@ def routes(desk: Desk) -> list[Route]:
     """Those of this module."""
     return [
         Route("/ping", partial(_ping, desk), open=True),
+        Route("/health", partial(_ping, desk), open=True),
         Route("/version", _version, open=True),
         Route("/invocations", partial(_invocations, desk), method="POST", infers=True, refuse=_refusal),
     ]
@@ -58,8 +61,11 @@ async def _version(_: Asked) -> Reply:
 async def _invocations(desk: Desk, asked: Asked) -> Reply:
     """Answers in MLflow's shape."""
     expires_s = desk.deadline(asked.header(b"x-request-timeout-ms"), passed_s=asked.passed_s)
-    spec = desk.models.current.spec
-    items = _items(asked.header(b"content-type") or "", await asked.body(), spec=spec)
+    body, live = await body_of(asked, desk=desk, expires_s=expires_s), desk.models.current
+    spec = live.spec
+    items = _items(asked.header(b"content-type") or "", body, spec=spec)
+    if not items:
+        return told({"predictions": []}, headers=model_headers(live))
     done = await desk.ask(items, expires_s=expires_s, check=partial(require_same, version="", spec=spec))
     reply = told({"predictions": done.result.results})
     reply.headers = headers(desk.metrics, asked.started_s, done, scope=asked.scope)

@@ -14,7 +14,7 @@ Outputs (C labels, D dimensions):
                            L tokens of the longest item, 0 behind the others
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
 import numpy as np
@@ -24,6 +24,7 @@ from serving.bundle import ServingSpec, TaskKind
 from serving.engine import Given, Tokens
 from serving.errors import BadRequest
 from serving.models import Served
+from serving.protocols.amounts import shown
 from serving.protocols.tensors import Tensor
 from serving.schema import require_count, require_limits
 
@@ -42,6 +43,8 @@ OUTPUTS: Final[dict[TaskKind, tuple[str, ...]]] = {
     "token-classification": ("entities", "token_scores"),
 }
 TEXTS: Final = ("entities", "label", "labels")
+_WHOLE: Final = ("str", "np", "pd")
+"""What MLServer's clients call a request of texts, of arrays and of a frame: each input says itself what it holds."""
 
 
 def input_datatype(name: str, datatype: str) -> str:
@@ -61,6 +64,13 @@ def require_few(inputs: int, *, different: int | None = None) -> None:
     """Raise BadRequest where there are more inputs than there can be different ones."""
     if inputs > (len(INPUTS) if different is None else different):
         raise BadRequest("an input is there twice; send each once")
+
+
+def require_plain(parameters: Mapping[str, object] | None) -> None:
+    """Raise BadRequest where those of a whole request say that its texts are something else than text."""
+    content = None if parameters is None else parameters.get("content_type")
+    if content is not None and content not in _WHOLE:
+        raise BadRequest(f"the request has the content_type {shown(content)}; send plain text, which is 'str'")
 
 
 def most_values(name: str, *, spec: ServingSpec) -> int:
@@ -131,6 +141,11 @@ _WORDED: Final[dict[str, Callable[[Any], str]]] = {
 
 def _of_texts(named: dict[str, Tensor], *, spec: ServingSpec) -> list[Given]:
     text, pair = named["text"], named.get("text_pair")
+    for one in named.values():
+        content = one.parameters.get("content_type")
+        if content is not None and content != "str":
+            told = f"input {one.name!r} has the content_type {shown(content)}"
+            raise BadRequest(f"{told}; send plain text, which is 'str'")
     if pair is None and len(text.shape) == 2 and text.shape[1] == 2:
         columns = [text.values[::2], text.values[1::2]]
     else:
@@ -146,9 +161,6 @@ def _of_texts(named: dict[str, Tensor], *, spec: ServingSpec) -> list[Given]:
 
 
 def _column(tensor: Tensor) -> list[str]:
-    content = tensor.parameters.get("content_type", "str")
-    if content != "str":
-        raise BadRequest(f"input {tensor.name!r} has the content_type {content!r:.50}; send plain text, which is 'str'")
     if len(tensor.shape) > 2 or tensor.shape[1:] not in ((), (1,)):
         raise BadRequest(f"input {tensor.name!r} has the shape {list(tensor.shape)[:8]}; send [N] or [N, 1]")
     values: list[str] = tensor.values

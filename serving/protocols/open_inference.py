@@ -2,7 +2,7 @@
 
 GET  /v2                                        the server and what it adds to the protocol
 GET  /v2/models/NAME[/versions/V]               inputs, outputs, labels, version and digest
-GET  /v2/models/NAME[/versions/V]/ready         as /v2/health/ready
+GET  /v2/models/NAME[/versions/V]/ready         as /v2/health/ready, of that version; needs no key
 POST /v2/models/NAME[/versions/V]/infer         answers; in JSON, or with tensors behind it as raw bytes (the binary
                                                 tensor data extension), as the request asks
 """
@@ -20,6 +20,7 @@ from serving.errors import BadRequest
 from serving.faults import NotThere, WrongMethod
 from serving.http import JSON, Asked, Reply, Route, told
 from serving.models import Live
+from serving.protocols.amounts import require_few_values, shown
 from serving.protocols.health import why_not_ready
 from serving.protocols.model_tensors import (
     givens,
@@ -28,18 +29,21 @@ from serving.protocols.model_tensors import (
     output_names,
     outputs,
     require_few,
+    require_plain,
 )
 from serving.protocols.naming import SERVER, find_model, metadata, require_same, versions_of
+from serving.protocols.reading import body_of
 from serving.protocols.telling import Headers, headers
 from serving.protocols.tensors import Tensor, from_json, from_raw, to_raw
 from serving.schema import UNREADABLE
 
 MODELS: Final = "/v2/models/"
+READY: Final = "/ready"
 _HEADER_LENGTH: Final = b"inference-header-content-length"
 _SIZE: Final = "binary_data_size"
 _ACTIONS: Final = {"": "GET", "ready": "GET", "infer": "POST"}
 
-Size = Annotated[int, msgspec.Meta(ge=0)]
+Size = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
 Parameters = dict[str, Any] | None
 
 
@@ -85,6 +89,7 @@ def routes(desk: Desk) -> list[Route]:
     return [
         Route("/v2", _server),
         Route(MODELS, partial(_look, desk), below=True),
+        Route(MODELS, partial(_ready, desk), below=True, ends=READY, open=True),
         Route(MODELS, partial(_infer, desk), method="POST", infers=True, below=True),
     ]
 
@@ -95,12 +100,20 @@ async def _server(_: Asked) -> Reply:
 
 
 async def _look(desk: Desk, asked: Asked) -> Reply:
-    """A model's metadata, and whether it is ready."""
-    place, models = _place(asked.path, method="GET"), desk.models
+    """A model's metadata."""
+    models = desk.models
+    place = _place(asked.path, method="GET", known=models.current.name)
     live, _ = find_model(models, name=place.name, version=place.version)
-    if place.action != "ready":
-        return told(metadata(live, versions=versions_of(models)))
-    why = await why_not_ready(desk)
+    return told(metadata(live, versions=versions_of(models)))
+
+
+async def _ready(desk: Desk, asked: Asked) -> Reply:
+    """Whether a model answers."""
+    place = _place(asked.path, method="GET", known=desk.models.current.name)
+    if not place.action:  # the metadata of a model whose name ends so: that takes a key
+        raise NotThere(f"there is no {asked.path[:100]} here; /openapi.json lists what there is")
+    live, lane = find_model(desk.models, name=place.name, version=place.version)
+    why = await why_not_ready(desk, lane or "")
     if why is not None:
         return told({"error": why}, status=503)
     return told({"name": live.name, "ready": True})
@@ -109,10 +122,12 @@ async def _look(desk: Desk, asked: Asked) -> Reply:
 async def _infer(desk: Desk, asked: Asked) -> Reply:
     """A model's answer."""
     expires_s = desk.deadline(asked.header(b"x-request-timeout-ms"), passed_s=asked.passed_s)
-    place = _place(asked.path, method="POST")
+    place = _place(asked.path, method="POST", known=desk.models.current.name)
     live, lane = find_model(desk.models, name=place.name, version=place.version)
     spec = live.spec
-    request, binary = _read(await asked.body(), header_length=asked.header(_HEADER_LENGTH))
+    body = await body_of(asked, desk=desk, expires_s=expires_s)
+    request, binary = _read(body, header_length=asked.header(_HEADER_LENGTH), spec=spec)
+    require_plain(request.parameters)
     items = givens(_tensors(request.inputs, binary, spec=spec), spec=spec)
     names = output_names(items, [one.name for one in request.outputs or ()], spec=spec)
     raw = _raw_ones(request, names)
@@ -123,9 +138,11 @@ async def _infer(desk: Desk, asked: Asked) -> Reply:
     return Reply(200, body, media, (*headers(desk.metrics, asked.started_s, done, scope=asked.scope), *more))
 
 
-def _place(path: str, *, method: str) -> _Place:
-    """NAME, NAME/ACTION, NAME/versions/V or NAME/versions/V/ACTION."""
-    parts = path.removeprefix(MODELS).split("/")
+def _place(path: str, *, method: str, known: str) -> _Place:
+    """NAME, NAME/ACTION, NAME/versions/V or NAME/versions/V/ACTION; the name that is `known` here may hold slashes."""
+    below = path.removeprefix(MODELS)
+    name = known if below == known or below.startswith(f"{known}/") else below.partition("/")[0]
+    parts = [name, *below[len(name) :].split("/")[1:]]
     version = ""
     if parts[1:2] == ["versions"] and len(parts) > 2:
         version = parts[2]
@@ -135,14 +152,14 @@ def _place(path: str, *, method: str) -> _Place:
         raise NotThere(f"there is no {path[:100]} here; /openapi.json lists what there is")
     if _ACTIONS[action] != method:
         raise WrongMethod(f"{path[:100]} takes {_ACTIONS[action]}, not {method}")
-    return _Place(parts[0], version, action)
+    return _Place(name, version, action)
 
 
 # -- reading -----------------------------------------------------------------------------------------------------------
 
 
-def _read(body: bytes, *, header_length: str | None) -> tuple[Request, bytes]:
-    """The request, and the raw bytes behind it."""
+def _read(body: bytes, *, header_length: str | None, spec: ServingSpec) -> tuple[Request, bytes]:
+    """The request, and the raw bytes behind it. Of values it may have as many as three inputs of ids."""
     length = len(body)
     if header_length is not None:
         count = header_length if header_length.isascii() and header_length.isdigit() else ""
@@ -150,6 +167,7 @@ def _read(body: bytes, *, header_length: str | None) -> tuple[Request, bytes]:
         if length > len(body):
             says = f"says {header_length[:20]!r}; the body has {len(body)} bytes"
             raise BadRequest(f"Inference-Header-Content-Length {says}, of which it counts those of the JSON")
+    require_few_values(body[:length], most=(4 + 3 * spec.max_length) * spec.max_items)
     try:
         return _DECODER.decode(body[:length]), body[length:]
     except UNREADABLE as error:
@@ -181,7 +199,7 @@ def _tensors(inputs: Sequence[Input], binary: bytes, *, spec: ServingSpec) -> li
 def _cut(binary: bytes, place: int, *, size: object, name: str) -> bytes:
     if type(size) is not int or not 0 <= size <= len(binary) - place:
         left = f"{len(binary) - place} bytes are left behind the JSON"
-        raise BadRequest(f"input {name!r} has the {_SIZE} {size!r:.20}, and {left}")
+        raise BadRequest(f"input {name!r} has the {_SIZE} {shown(size)}, and {left}")
     return binary[place : place + size]
 
 
@@ -223,5 +241,5 @@ def _written(
 def _flag(parameters: Mapping[str, Any] | None, name: str, *, default: bool) -> bool:
     value = default if parameters is None else parameters.get(name, default)
     if not isinstance(value, bool):
-        raise BadRequest(f"the parameter {name!r} is {value!r:.20}; send true or false")
+        raise BadRequest(f"the parameter {name!r} is {shown(value)}; send true or false")
     return value

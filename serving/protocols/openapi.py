@@ -5,16 +5,17 @@ is told.
 """
 
 import inspect
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any, Final, NamedTuple
 
 from serving.bundle import ServingSpec
 from serving.desk import Desk
-from serving.http import BODY_TIMEOUT_S, MAX_BODY_BYTES, Asked, Reply, Route, told
+from serving.http import BODY_TIMEOUT_S, Asked, Reply, Route, told
 from serving.models import Live
-from serving.protocols.naming import VERSION
-from serving.protocols.open_inference import MODELS
+from serving.options import DEFAULT_BODY_BYTES
+from serving.protocols.naming import VERSION, versions_of
+from serving.protocols.open_inference import MODELS, READY
 from serving.protocols.shapes import ref, schemas
 
 PATH: Final = "/openapi.json"
@@ -64,8 +65,8 @@ def _of_models() -> Iterator[tuple[tuple[str, str], Entry]]:
     answered = {_JSON: ref("Answer"), "application/octet-stream": binary}
     for model in _MODEL_PATHS:
         yield ("GET", model), Entry("Inputs and outputs.", {_JSON: ref("Metadata")}, errors=(401, 404))
-        ready = Entry("Whether it answers.", {_JSON: ref("ModelReady")}, errors=(401, 404, 503))
-        yield ("GET", f"{model}/ready"), ready
+        ready = Entry("Whether it answers.", {_JSON: ref("ModelReady")}, errors=(404, 503))
+        yield ("GET", f"{model}{READY}"), ready
         yield ("POST", f"{model}/infer"), Entry("Answers, as tensors.", answered, given, errors=_INFERS)
 
 
@@ -73,6 +74,7 @@ _ENTRIES: Final[dict[tuple[str, str], Entry]] = {
     ("GET", "/v2/health/live"): Entry("The process turns, and finishes work.", {_JSON: ref("Live")}, errors=(503,)),
     ("GET", "/v2/health/ready"): Entry("A real inference came back just now.", {_JSON: ref("Ready")}, errors=(503,)),
     ("GET", "/ping"): Entry("The same, as SageMaker asks.", {_JSON: ref("Up")}, errors=(503,)),
+    ("GET", "/health"): Entry("The same, as MLflow asks.", {_JSON: ref("Up")}, errors=(503,)),
     ("GET", "/version"): Entry("This server's version.", {"text/plain": {"type": "string"}}),
     ("GET", "/metrics"): Entry("Counts and times, for Prometheus.", {"text/plain": {"type": "string"}}),
     ("GET", "/v2"): Entry("The server.", {_JSON: ref("Server")}, errors=(401,)),
@@ -99,24 +101,29 @@ def routes(desk: Desk, others: Sequence[Route]) -> list[Route]:
     return every[-1:]
 
 
-async def _document(desk: Desk, every: Sequence[Route], _: Asked) -> Reply:
+async def _document(desk: Desk, every: Sequence[Route], asked: Asked) -> Reply:
     """This description."""
-    return told(document(desk.models.current, every))
+    live, versions = desk.models.current, versions_of(desk.models)
+    return told(document(live, every, versions=versions, body_bytes=asked.most_bytes))
 
 
-def document(live: Live, every: Sequence[Route]) -> dict[str, Any]:
-    """OpenAPI 3.1 of these routes with this model."""
+def document(
+    live: Live, every: Sequence[Route], *, versions: Sequence[str] = (), body_bytes: int = DEFAULT_BODY_BYTES
+) -> dict[str, Any]:
+    """OpenAPI 3.1 of these routes with this model; `versions` are those that a request may name, and `body_bytes` the
+    most that it may hold."""
+    named = {"model": [live.name], "version": [*(versions or (live.version,))]}
     paths: dict[str, dict[str, Any]] = {}
     for path, route in _expanded(every):
         entry = _ENTRIES.get((route.method, path)) or _plain(route)
-        paths.setdefault(path, {})[route.method.lower()] = _operation(entry, path=path, route=route, live=live)
+        paths.setdefault(path, {})[route.method.lower()] = _operation(entry, path=path, route=route, named=named)
     keys = {
         "bearer": {"type": "http", "scheme": "bearer"},
         "header": {"type": "apiKey", "in": "header", "name": "X-API-Key"},
     }
     return {
         "openapi": "3.1.0",
-        "info": {"title": f"Retort: {live.name}", "version": VERSION, "description": _limits(live.spec)},
+        "info": {"title": f"Retort: {live.name}", "version": VERSION, "description": _limits(live.spec, body_bytes)},
         "paths": paths,
         "components": {"schemas": schemas(live.spec), "securitySchemes": keys},
         "security": [{}, {"bearer": []}, {"header": []}],
@@ -130,8 +137,7 @@ def _expanded(every: Sequence[Route]) -> Iterator[tuple[str, Route]]:
             yield f"{route.path}{{path}}" if route.below else route.path, route
             continue
         for model in _MODEL_PATHS:
-            for action in ("/infer",) if route.infers else ("", "/ready"):
-                yield model + action, route
+            yield model + ("/infer" if route.infers else route.ends), route
 
 
 def _plain(route: Route) -> Entry:
@@ -140,10 +146,10 @@ def _plain(route: Route) -> Entry:
     return Entry(summary, {ANY: {}}, errors=_INFERS if route.infers else () if route.open else (401,))
 
 
-def _operation(entry: Entry, *, path: str, route: Route, live: Live) -> dict[str, Any]:
-    names = {"model": live.name, "version": live.version}
+def _operation(entry: Entry, *, path: str, route: Route, named: Mapping[str, Sequence[str]]) -> dict[str, Any]:
+    """Without 405: that is of the methods that are not told."""
     parameters: list[dict[str, Any]] = [
-        {"name": name, "in": "path", "required": True, "schema": {"type": "string", "enum": [names.get(name, "")]}}
+        {"name": name, "in": "path", "required": True, "schema": {"type": "string", "enum": [*named.get(name, [""])]}}
         for name in ("model", "version", "path")
         if f"{{{name}}}" in path
     ]
@@ -170,9 +176,9 @@ def _content(shapes: dict[str, Any]) -> dict[str, Any]:
     return {media: {"schema": schema} for media, schema in shapes.items()}
 
 
-def _limits(spec: ServingSpec) -> str:
+def _limits(spec: ServingSpec, body_bytes: int) -> str:
     return (
         f"A request has at most {spec.max_items} items of {spec.max_characters} characters a text, and "
-        f"{MAX_BODY_BYTES} bytes, which arrive within {BODY_TIMEOUT_S:g} s. The model does {spec.task} and reads "
+        f"{body_bytes} bytes, which arrive within {BODY_TIMEOUT_S:g} s. The model does {spec.task} and reads "
         f"{spec.max_length} tokens; of longer texts: {type(spec.long_texts).__name__.lower()}."
     )

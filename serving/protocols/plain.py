@@ -9,6 +9,8 @@ from functools import partial
 from serving.desk import Desk, Done
 from serving.http import Asked, Reply, Route, told
 from serving.models import Live
+from serving.protocols.amounts import require_few_values
+from serving.protocols.reading import body_of
 from serving.protocols.telling import headers
 from serving.schema import ROUTES, check_route, parse_items
 
@@ -21,9 +23,10 @@ def routes(desk: Desk) -> list[Route]:
 
 async def _infer(desk: Desk, path: str, asked: Asked) -> Reply:
     expires_s = desk.deadline(asked.header(b"x-request-timeout-ms"), passed_s=asked.passed_s)
-    body = await asked.body()
+    body = await body_of(asked, desk=desk, expires_s=expires_s)
     spec = desk.models.current.spec
     check_route(path, task=spec.task)
+    require_few_values(body, most=(1 + spec.texts_per_item) * spec.max_items)
     items = parse_items(body, spec=spec)
     done = await desk.ask(items, expires_s=expires_s, check=lambda live: _check(live, path))
     return _told(desk, asked, done)

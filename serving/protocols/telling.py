@@ -9,6 +9,7 @@ from typing import Any, Final
 
 from serving.desk import Done
 from serving.metrics import Metrics
+from serving.models import Live
 
 Headers = tuple[tuple[bytes, bytes], ...]
 TRACE: Final = "retort.trace"
@@ -32,8 +33,9 @@ def headers(metrics: Metrics, started_s: float, done: Done, *, scope: MutableMap
         f"queue;dur={done.queue_ms:.3f}, tokenize;dur={answer.tokenize_ms:.3f}, "
         f"infer;dur={answer.infer_ms:.3f}, total;dur={total_ms:.3f}"
     )
-    return (
-        (b"server-timing", timing.encode()),
-        (b"x-model-version", live.version.encode()),
-        (b"x-model-digest", live.digest.encode()),
-    )
+    return ((b"server-timing", timing.encode()), *model_headers(live))
+
+
+def model_headers(live: Live) -> Headers:
+    """Which model answered."""
+    return (b"x-model-version", live.version.encode()), (b"x-model-digest", live.digest.encode())

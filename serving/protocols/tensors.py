@@ -11,9 +11,11 @@ from typing import Any, Final, NamedTuple
 import numpy as np
 
 from serving.errors import BadRequest
+from serving.protocols.amounts import shown
 
 NUMBERS: Final[dict[str, np.dtype[Any]]] = {"INT64": np.dtype("<i8"), "FP32": np.dtype("<f4")}
 _LENGTH_BYTES: Final = 4
+_MOST_AXES: Final = 8
 _RAW: Final = "the raw data of"
 
 
@@ -37,7 +39,7 @@ def from_json(data: Sequence[Any], *, name: str, datatype: str, shape: Sequence[
     values = _flat(data, name=name, shape=shape, count=count)
     strange = next((value for value in values if type(value) is not kind), None)
     if strange is not None:
-        raise BadRequest(f"the data of input {name!r} holds {strange!r:.50}, which is no {datatype}")
+        raise BadRequest(f"the data of input {name!r} holds {shown(strange)}, which is no {datatype}")
     if kind is str:
         return Tensor(name, datatype, tuple(shape), values)
     try:
@@ -85,12 +87,14 @@ def to_raw(tensor: Tensor) -> bytes:
 
 def _count(name: str, shape: Sequence[int], *, most: int) -> int:
     """What is more than the model's limits allow is refused by its shape: to read it would hold up the others."""
+    if len(shape) > _MOST_AXES:
+        raise BadRequest(f"input {name!r} has {len(shape)} axes, more than the {_MOST_AXES} that are read")
     if not shape or any(size < 0 for size in shape):
-        raise BadRequest(f"input {name!r} has the shape {list(shape)[:8]}; its sizes are whole numbers, none below 0")
-    count = math.prod(shape[:8])
-    if count > most or len(shape) > 8:
+        raise BadRequest(f"input {name!r} has the shape {list(shape)}; its sizes are whole numbers, none below 0")
+    count = math.prod(max(1, size) for size in shape)  # many rows without a value are many, too
+    if count > most:
         raise BadRequest(f"input {name!r} has {count} values, more than the {most} that are read; split the request")
-    return count
+    return math.prod(shape)
 
 
 def _flat(data: Sequence[Any], *, name: str, shape: Sequence[int], count: int) -> list[Any]:

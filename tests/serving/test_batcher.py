@@ -398,5 +398,7 @@ def test_a_thread_that_is_lost_twice_while_it_tells_is_replaced(make: Make, gate
         raise SystemExit
 
     lost.ticket.done = killed  # type: ignore[attr-defined]
+    (thread,) = batcher._threads
     gate.open.set()
     assert asked(batcher, [("next",)]).result(WAIT_S).result == "NEXT"
+    thread.join(WAIT_S)

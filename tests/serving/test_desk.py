@@ -2,6 +2,7 @@
 
 import asyncio
 import threading
+import time
 from collections.abc import Callable, Coroutine, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,11 +13,15 @@ from fakes import tiny_bundle
 from serving.batcher import Batcher
 from serving.costs import Costs
 from serving.desk import Desk
-from serving.engine import Given
+from serving.engine import Given, Tokens
+from serving.errors import BadRequest
+from serving.lanes import CANARY, MAIN
+from serving.long_texts import Refuse
 from serving.metrics import Metrics
 from serving.models import PROBE, Live, Models, Served, load
 from serving.registry import Resolved
 from serving.tickets import Expired
+from serving.windows import TooLong
 
 WAIT_S = 10
 ITEM = Costs(call_s=0.01, token_s=0.0)
@@ -105,6 +110,40 @@ def test_an_answer_is_of_one_model_although_another_came_between_its_slices(coun
     assert [count for _, count in counter.calls] == [3, 3, 3, 3]
 
 
+def test_an_item_that_cannot_be_read_is_named_by_its_place_in_the_request(counter: Counter) -> None:
+    items: list[Given] = [("good",)] * 4 + [("good", "bad")] + [("good",)] * 3
+    with pytest.raises(BadRequest) as refused:
+        run(counter.desk.ask(items))
+    assert str(refused.value) == "item 4 has 2 text(s); this model takes 1 per item"
+    assert [count for _, count in counter.calls] == [3, 3], "it was in the second slice"
+
+
+def test_a_text_that_is_too_long_is_named_by_its_place_in_the_request(tmp_path: Path) -> None:
+    counter = Counter(live(tmp_path, long_texts=Refuse()))
+    try:
+        with pytest.raises(TooLong) as refused:
+            run(counter.desk.ask([*[("good",)] * 7, ("good " * 30,)]))
+    finally:
+        counter.desk.batcher.close()
+    assert str(refused.value) == "item 7 has 32 tokens, more than the 16 this model reads; shorten it"
+
+
+def test_ids_are_looked_at_before_any_is_computed(counter: Counter) -> None:
+    right, wrong = Tokens([2, 5, 3], [0, 0, 0]), Tokens([2, 999, 3], [0, 0, 0])
+    with pytest.raises(BadRequest) as refused:
+        run(counter.desk.ask([right] * 7 + [wrong]))
+    assert str(refused.value) == "item 7 has the token id 999; this model's are 0 to 10"
+    assert counter.calls == []
+
+
+def test_a_lane_s_own_sign_of_life_is_not_shared_with_another_s(counter: Counter) -> None:
+    async def script() -> None:
+        await asyncio.gather(*(counter.desk.probe(lane) for lane in (MAIN, CANARY) * 50))
+
+    run(script())
+    assert sorted(counter.calls) == [(PROBE, 1), (PROBE + CANARY, 1)]
+
+
 def test_who_asks_for_a_sign_of_life_while_one_is_under_way_shares_it(counter: Counter) -> None:
     async def script() -> None:
         await asyncio.gather(*(counter.desk.probe() for _ in range(200)))
@@ -112,6 +151,34 @@ def test_who_asks_for_a_sign_of_life_while_one_is_under_way_shares_it(counter: C
 
     run(script())
     assert counter.calls == [(PROBE, 1)]
+
+
+def test_signs_of_life_of_a_slow_model_take_a_small_part_of_an_executor(counter: Counter) -> None:
+    """However often they are asked for."""
+
+    async def script() -> float:
+        await counter.desk.probe()
+        asked_s = time.monotonic()
+        while len(counter.calls) == 1:
+            await counter.desk.probe()
+            await asyncio.sleep(0.01)
+        return time.monotonic() - asked_s
+
+    counter.before = lambda: time.sleep(0.05)
+    assert 0.9 < run(script()) < 3
+
+
+def test_a_sign_of_life_that_waited_for_an_executor_took_no_more_of_it(counter: Counter) -> None:
+    async def script() -> float:
+        asked = asyncio.create_task(counter.desk.ask([("good",)]))
+        while not counter.calls:
+            await asyncio.sleep(0.001)
+        await counter.desk.probe()
+        await asked
+        return max(sign.fresh_s for sign in counter.desk._signs.values())
+
+    counter.before = lambda: time.sleep(0.5 if len(counter.calls) == 1 else 0)
+    assert run(script()) < 5
 
 
 def test_a_sign_of_life_that_failed_is_told_to_all_who_wait_for_it(

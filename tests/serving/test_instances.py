@@ -170,8 +170,8 @@ def test_only_the_request_at_fault_fails(bundle: Bundle, most: int) -> None:
     instances = open_instances(bundle, setting=Setting())
     first, poison, pair, token, last = instances.answer_jobs(jobs, packing=Fixed(most))
     assert wrong(poison) == "BadArtifact: model tiny gave NaN or infinity for this input; its weights are unfit"
-    assert wrong(pair) == "BadRequest: item 0 has 2 text(s); this model takes 1 per item"
-    assert wrong(token) == "BadRequest: item 0 has the token id 99; this model's are 0 to 10"
+    assert wrong(pair) == "BadItem: item 0 has 2 text(s); this model takes 1 per item"
+    assert wrong(token) == "BadItem: item 0 has the token id 99; this model's are 0 to 10"
     assert isinstance(first, Answer)
     assert isinstance(last, Answer)
     np.testing.assert_allclose(first.scores, instances.answer(jobs[0]).scores, atol=1e-6)

@@ -225,12 +225,31 @@ def test_traces_are_made_where_they_have_somewhere_to_go(environment: dict[str, 
     assert is_configured(environment) is wanted
 
 
-def test_another_protocol_is_refused() -> None:
-    environment = {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://here:4317", "OTEL_EXPORTER_OTLP_PROTOCOL": "grpc"}
+ENDPOINT = {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://here:4317"}
+GENERAL, SPECIAL = "OTEL_EXPORTER_OTLP_PROTOCOL", "OTEL_EXPORTER_OTLP_TRACES_PROTOCOL"
+
+
+@pytest.mark.parametrize(
+    ("protocols", "name"),
+    [({GENERAL: "grpc"}, GENERAL), ({SPECIAL: "grpc", GENERAL: "http/protobuf"}, SPECIAL)],
+)
+def test_another_protocol_is_refused(protocols: dict[str, str], name: str) -> None:
     with pytest.raises(BadRequest) as refused:
-        is_configured(environment)
-    told = "OTEL_EXPORTER_OTLP_PROTOCOL is 'grpc'; traces are sent by http/protobuf, mostly to port 4318"
-    assert str(refused.value) == told
+        is_configured(ENDPOINT | protocols)
+    assert str(refused.value) == f"{name} is 'grpc'; traces are sent by http/protobuf, mostly to port 4318"
+
+
+@pytest.mark.parametrize(
+    "protocols",
+    [
+        {GENERAL: ""},
+        {SPECIAL: "", GENERAL: ""},
+        {SPECIAL: "http/protobuf", GENERAL: "grpc"},
+        {SPECIAL: "http/protobuf"},
+    ],
+)
+def test_an_empty_protocol_is_unset_and_that_of_traces_holds(protocols: dict[str, str]) -> None:
+    assert is_configured(ENDPOINT | protocols)
 
 
 def test_a_server_that_is_not_traced_loads_nothing_of_it() -> None:

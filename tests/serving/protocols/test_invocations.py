@@ -125,12 +125,11 @@ def test_pairs_come_as_csv_too(pairs: Speaking) -> None:
         ({}, f"the body has none of {FORMS}; send one of them"),
         ({"inputs": ["a"], "instances": ["a"]}, f"the body has instances and inputs of {FORMS}; send one of them"),
         ([], f"the body cannot be read: Expected `object`, got `array`; send one of {FORMS} as JSON"),
-        ({"inputs": []}, "inputs is empty; send at least one"),
         ({"inputs": ["a"] * 5}, "inputs holds 5 items, more than the 4 allowed; split the request"),
         ({"inputs": ["x" * 41]}, "inputs[0] has 41 characters, more than the 40 allowed"),
         ({"inputs": [1]}, f"item 0 of inputs is 1; send {SINGLE}"),
         ({"inputs": ["a", None]}, f"item 1 of inputs is None; send {SINGLE}"),
-        ({"inputs": [["a", "b"]]}, f"item 0 of inputs is ['a', 'b']; send {SINGLE}"),
+        ({"inputs": [["a", "b"]]}, f"item 0 of inputs is a list of 2; send {SINGLE}"),
         ({"inputs": 3}, f"the items are no list; send {SINGLE}"),
         ({"inputs": {"text": 3}}, f"the columns differ in length, or are no lists; send {SINGLE}"),
         ({"inputs": {"review": ["a"]}}, f"the column 'text' is missing among 'review'; send {SINGLE}"),
@@ -162,7 +161,8 @@ def test_columns_of_different_lengths_are_no_pairs(pairs: Speaking) -> None:
 @pytest.mark.parametrize(
     ("content", "told"),
     [
-        (b"", "not enough values to unpack (expected at least 1, got 0)"),
+        (b"", "it is empty"),
+        (b"\n\r\n", "it is empty"),
         (b'text\n"open', "unexpected end of data"),
         (b"text\n\xff", "'utf-8' codec can't decode byte 0xff in position 5: invalid start byte"),
     ],
@@ -174,7 +174,100 @@ def test_what_is_no_csv_is_told(server: Speaking, content: bytes, told: str) -> 
 
 def test_a_csv_of_many_rows_is_not_read_to_its_end(server: Speaking) -> None:
     told = "the CSV holds more than the 4 items allowed; split the request"
-    assert refusal(sent(server, b"text\n" + b"a\n" * 1_000_000 + b'"', "text/csv")) == told
+    assert refusal(sent(server, b"text\n" + b"a\n" * 10_000 + b'"', "text/csv")) == told
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        (b"text\n" + b"\n" * 2_000_000, "the CSV has 2000001 ends of lines, more than the 33792 that are read"),
+        (b'"' + b"\r" * 2_000_000, "the CSV has 2000000 ends of lines, more than the 33792 that are read"),
+    ],
+    ids=["blank", "quoted"],
+)
+def test_lines_of_a_csv_are_counted_before_they_are_read(server: Speaking, content: bytes, told: str) -> None:
+    assert refusal(sent(server, content, "text/csv")) == f"{told}; split the request"
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        (b"," * 2_000_000, "a line of the CSV has more than the 32848 commas that are read; send fewer columns"),
+        (b"text" + b"," * 256, "the CSV has 257 columns, more than the 256 that are read"),
+        (b"text\n" + b"a," * 30_000, "a row has 30001 value(s) for 1 column(s); send one for each"),
+    ],
+    ids=["commas", "columns", "row"],
+)
+def test_a_csv_as_wide_as_no_frame_is_told_so(server: Speaking, content: bytes, told: str) -> None:
+    assert refusal(sent(server, content, "text/csv")) == told
+
+
+def test_a_long_text_in_a_csv_is_refused_by_the_model_s_limit_alone(server: Speaking) -> None:
+    """Python's csv has a limit of its own, 131,072 characters."""
+    content = b"id,text\n" + b"x" * 200_000 + b",good\n"
+    assert sent(server, content, "text/csv").json() == plain(server, ["good"])
+    told = "CSV[0] has 200000 characters, more than the 40 allowed"
+    assert refusal(sent(server, b"text\n" + b"x" * 200_000, "text/csv")) == told
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {"dataframe_split": {"columns": ["text"], "data": []}},
+        {"dataframe_split": {"data": []}},
+        {"dataframe_records": []},
+        {"instances": []},
+        {"inputs": []},
+        {"inputs": {"text": []}},
+    ],
+)
+def test_a_frame_without_rows_has_no_predictions_as_from_mlflow_s_server(server: Speaking, body: Any) -> None:
+    answered = invoke(server, body)
+    assert (answered.status_code, answered.json()) == (200, {"predictions": []})
+    assert answered.headers["x-model-version"] == "7"
+
+
+def test_a_csv_of_names_alone_has_no_predictions(server: Speaking) -> None:
+    assert sent(server, b"id,text\n", "text/csv").json() == {"predictions": []}
+    told = f"the column 'text' is missing among 'id'; send {SINGLE}"
+    assert refusal(sent(server, b"id\n", "text/csv")) == told
+    assert refusal(invoke(server, {"dataframe_split": {"columns": ["id"], "data": []}})) == told
+
+
+def test_names_of_columns_that_are_nested_are_the_client_s_fault(server: Speaking) -> None:
+    """At whichever depth: one was read, and could not be worded."""
+    for depth in (1, 500, *range(930, 1000)):
+        name = '{"a":' * depth + "1" + "}" * depth
+        body = f'{{"dataframe_split":{{"columns":[{name}],"data":[["a"]]}}}}'
+        told = "the body cannot be read: "
+        assert refusal(sent(server, body.encode(), "application/json")).startswith(told)
+
+
+@pytest.mark.parametrize("columns", [["text", 5], ["text", 0.5], ["text", None]])
+def test_columns_that_pandas_names_otherwise_are_passed_over(server: Speaking, columns: list[Any]) -> None:
+    body = {"dataframe_split": {"columns": columns, "data": [["good", 1]]}}
+    assert invoke(server, body).json() == plain(server, ["good"])
+
+
+@pytest.mark.parametrize(
+    ("body", "told"),
+    [
+        (b'{"inputs":[' + b"[]," * 1_300_000 + b"[]]}", "the body holds more than the 33796 values that are read"),
+        (b'{"instances":{"a":[[' + b"1," * 2_000_000 + b"1]]}}", "the body holds more than the 33796 values"),
+        (b'{"inputs":[[' + b'"",' * 1_300_000 + b'""]]}', "the body holds more than the 33796 values that are read"),
+    ],
+    ids=["lists", "numbers", "strings"],
+)
+def test_a_body_of_a_million_values_is_refused_before_they_are_made(server: Speaking, body: bytes, told: str) -> None:
+    assert refusal(sent(server, body, "application/json")).startswith(told)
+
+
+def test_a_value_of_the_wrong_kind_is_not_worded_whole(server: Speaking) -> None:
+    deep = {"inputs": [[["x" * 200]] * 3000]}
+    assert refusal(invoke(server, deep)) == f"item 0 of inputs is a list of 3000; send {SINGLE}"
+    assert refusal(invoke(server, {"inputs": ["a"], "params": {"x" * 200: 1}})) == (
+        f"params has {'x' * 50!r}; this model takes none"
+    )
 
 
 @pytest.mark.parametrize("content_type", ["application/x-parquet", "application/json; charset=latin-1"])
@@ -224,11 +317,15 @@ def test_a_full_queue_is_503_with_retry_after(tmp_path: Path) -> None:
         assert server.counts() == {"rejected": 1}
 
 
-def test_ping_says_whether_the_model_answers(tmp_path: Path) -> None:
-    with speaking(tiny_live(tmp_path)) as server:
-        up = httpx.get(f"{server.url}/ping")
+@pytest.mark.parametrize("path", ["/ping", "/health"])
+def test_ping_says_whether_the_model_answers(tmp_path: Path, path: str) -> None:
+    """MLflow's server has it by both names."""
+    (tmp_path / "keys").write_text(new_key("alice")[1])
+    guard = Guard(keys=Keys(tmp_path / "keys"), requests=Requests(every=False))
+    with speaking(tiny_live(tmp_path / "bundle"), guard=guard) as server:
+        up = httpx.get(f"{server.url}{path}")
         server.desk.draining = True
-        down = httpx.get(f"{server.url}/ping")
+        down = httpx.get(f"{server.url}{path}")
         server.desk.draining = False
     assert (up.status_code, up.json()) == (200, {"ready": True})
     assert (down.status_code, down.json()) == (503, {"error": "the server is draining; send requests elsewhere"})

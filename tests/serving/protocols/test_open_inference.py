@@ -2,6 +2,7 @@
 
 import json
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -10,11 +11,17 @@ import httpx
 import numpy as np
 import pytest
 import tritonclient.http as triton
-from fakes import LABELS, VOCABULARY
+from fakes import LABELS, VOCABULARY, tiny_bundle
 from speaking import Speaking, speaking, tiny_live
 from tritonclient.utils import InferenceServerException
 
+from serving.errors import BadArtifact
 from serving.lanes import CANARY
+from serving.models import load
+from serving.registry import Resolved
+from serving.security.guard import Guard
+from serving.security.keys import Keys, new_key
+from serving.security.notes import Requests
 
 INFER = "/v2/models/m/infer"
 IDS = {word: index for index, word in enumerate(VOCABULARY)}
@@ -318,12 +325,28 @@ REFUSED: dict[str, tuple[list[dict[str, Any]], dict[str, Any], str]] = {
         {},
         f"input 'input_ids' has {2**80} values, more than the 128 that are read; split the request",
     ),
+    "rows of nothing": (
+        [ids([], shape=[2**40, 0], data=[])],
+        {},
+        f"input 'input_ids' has {2**40} values, more than the 128 that are read; split the request",
+    ),
+    "axes": ([text("a", shape=[1] * 9)], {}, "input 'text' has 9 axes, more than the 8 that are read"),
     "both": ([text("a"), ids([2, 3])], {}, "the request has texts and token ids; send one or the other"),
     "flat ids": ([ids([2], shape=[1], data=[2])], {}, "input 'input_ids' has the shape [1]; send [N, L]"),
     "base64": (
         [text("YQ==", parameters={"content_type": "base64"})],
         {},
         "input 'text' has the content_type 'base64'; send plain text, which is 'str'",
+    ),
+    "base64 pair": (
+        [text("YQ==", "YQ==", shape=[1, 2], parameters={"content_type": "base64"})],
+        {},
+        "input 'text' has the content_type 'base64'; send plain text, which is 'str'",
+    ),
+    "base64 request": (
+        [text("YQ==")],
+        {"parameters": {"content_type": "base64"}},
+        "the request has the content_type 'base64'; send plain text, which is 'str'",
     ),
     "output": ([text("a")], {"outputs": [{"name": "logits"}]}, f"there is no output 'logits' for this input; {GIVES}"),
     "flag": (
@@ -342,6 +365,39 @@ REFUSED: dict[str, tuple[list[dict[str, Any]], dict[str, Any], str]] = {
         "input 'text' has the binary_data_size 5, and 0 bytes are left behind the JSON",
     ),
 }  # fmt: skip
+
+
+@pytest.mark.parametrize("content_type", [None, "str"])
+@pytest.mark.parametrize("whole", [None, "str", "pd", "np"])
+def test_plain_text_may_be_called_so(server: Speaking, content_type: str | None, whole: str | None) -> None:
+    one = text("good", parameters={"content_type": content_type})
+    assert outputs(post(server, [one], parameters={"content_type": whole}))["label"] == ["positive"]
+
+
+@pytest.mark.parametrize("digits", [19, 400, 4000, 5000])
+def test_a_shape_of_huge_numbers_is_the_client_s_fault(server: Speaking, digits: int) -> None:
+    body = '{"inputs":[{"name":"text","shape":[N,N],"datatype":"BYTES","data":["a"]}]}'.replace("N", "9" * digits)
+    refused = refusal(httpx.post(f"{server.url}{INFER}", content=body.encode()))
+    assert refused.startswith("the body cannot be read: ")
+
+
+@pytest.mark.parametrize(
+    "inputs",
+    [
+        b'{"name":"text","shape":[1],"datatype":"BYTES","data":[' + b"[]," * 1_000_000 + b"[]]}",
+        b'{"name":"text","shape":[' + b"1," * 1_000_000 + b'1],"datatype":"BYTES","data":["a"]}',
+        b'{"name":"","shape":[],"datatype":""},' * 90_000 + b'{"name":"","shape":[],"datatype":""}',
+    ],
+    ids=["data", "shape", "inputs"],
+)
+def test_a_body_of_a_million_values_is_refused_before_they_are_made(server: Speaking, inputs: bytes) -> None:
+    told = "the body holds more than the 32976 values that are read; split the request"
+    assert refusal(httpx.post(f"{server.url}{INFER}", content=b'{"inputs":[' + inputs + b"]}")) == told
+
+
+def test_a_value_of_the_wrong_kind_is_not_worded_whole(server: Speaking) -> None:
+    told = "the data of input 'text' holds a list of 9000, which is no BYTES"
+    assert refusal(post(server, [text("a", shape=[1, 1], data=[[["x"] * 9000]])])) == told
 
 
 @pytest.mark.parametrize("name", REFUSED)
@@ -417,7 +473,7 @@ def test_a_length_of_the_json_that_cannot_be_is_refused(server: Speaking, length
 
 
 def test_a_deeply_nested_parameter_is_refused(server: Speaking) -> None:
-    deep = b'{"inputs": [], "parameters": ' + b'{"a":' * 100_000 + b"1" + b"}" * 100_001
+    deep = b'{"inputs": [], "parameters": ' + b'{"a":' * 20_000 + b"1" + b"}" * 20_001
     assert refusal(httpx.post(f"{server.url}{INFER}", content=deep)).startswith("the body cannot be read: ")
 
 
@@ -472,6 +528,58 @@ def test_a_request_that_names_a_version_is_answered_by_it_whatever_the_canary_s_
     }
     assert versions == ["7", "8"]
     assert absent == "m has no version '9' here; in service: '7' and '8'"
+
+
+READY = ("/v2/models/m/ready", "/v2/models/m/versions/7/ready")
+
+
+def test_a_model_s_readiness_needs_no_key_and_all_else_of_it_does(tmp_path: Path) -> None:
+    (tmp_path / "keys").write_text(new_key("alice")[1])
+    guard = Guard(keys=Keys(tmp_path / "keys"), requests=Requests(every=False))
+    with speaking(tiny_live(tmp_path / "bundle"), guard=guard) as server:
+        for path in READY:
+            ready = httpx.get(f"{server.url}{path}")
+            assert (ready.status_code, ready.json()) == (200, {"name": "m", "ready": True})
+        for path in ("/v2/models/m", "/v2/models/m/versions/7", "/v2"):
+            assert httpx.get(f"{server.url}{path}").status_code == 401
+        assert post(server, [text("good")]).status_code == 401
+        assert refusal(httpx.get(f"{server.url}/v2/models/m/versions/8/ready"), 404) == (
+            "m has no version '8' here; in service: '7'"
+        )
+
+
+def test_a_canary_is_ready_where_it_computes_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And that it was looked at is no request of its own."""
+    failed: list[object] = []
+    with speaking(tiny_live(tmp_path / "main")) as server:
+        canary = tiny_live(tmp_path / "canary", version="8")
+        server.desk.models.put(CANARY, canary)
+        server.desk.models.on_failed = lambda *told: failed.append(told)
+        well = httpx.get(f"{server.url}/v2/models/m/versions/8/ready")
+        monkeypatch.setattr(canary.engine, "answer_jobs", lambda jobs, **_: [BadArtifact("it is unfit") for _ in jobs])
+        monkeypatch.setattr("serving.desk.PROBE_FRESH_S", 0.0)
+        monkeypatch.setattr("serving.desk.PROBE_FRESHEST_S", 0.0)
+        until_s = time.monotonic() + 5
+        while (ill := httpx.get(f"{server.url}/v2/models/m/versions/8/ready")).status_code == 200:
+            assert time.monotonic() < until_s, "no sign of life is fresh for so long"
+        main = httpx.get(f"{server.url}/v2/models/m/versions/7/ready")
+    assert (well.status_code, well.json()) == (200, {"name": "m", "ready": True})
+    assert (ill.status_code, ill.json()) == (503, {"error": "it is unfit"})
+    assert main.status_code == 200
+    assert failed == []
+
+
+def test_a_model_whose_name_has_slashes_is_asked_by_it(tmp_path: Path) -> None:
+    bundle = tiny_bundle(tmp_path, max_items=4)
+    live = load(Resolved(path=bundle.path, name="org/model/ready", version="7", digest=bundle.digest), threads=1)
+    with speaking(live) as server:
+        for base in ("/v2/models/org/model/ready", "/v2/models/org%2Fmodel%2Fready"):
+            for path in (base, f"{base}/versions/7"):
+                assert post(server, [text("good")], path=f"{path}/infer").json()["model_name"] == "org/model/ready"
+                assert httpx.get(f"{server.url}{path}/ready").json()["ready"]
+            assert httpx.get(f"{server.url}{base}/versions/7").json()["name"] == "org/model/ready"
+        told = "there is no model 'org' here; this server has 'org/model/ready'"
+        assert refusal(post(server, [text("good")], path="/v2/models/org/infer"), 404) == told
 
 
 def test_the_accounts_add_up(server: Speaking) -> None:

@@ -13,6 +13,7 @@ from jsonschema.validators import Draft202012Validator
 from speaking import Speaking, speaking, tiny_live
 
 from serving.http import Asked, Reply, Route, Routes
+from serving.lanes import CANARY
 from serving.protocols import every_route
 from serving.protocols.openapi import document
 
@@ -47,6 +48,22 @@ def test_what_needs_no_key_says_so(tmp_path: Path) -> None:
     for route in every:
         if route.path in told:
             assert (told[route.path][route.method.lower()].get("security") == []) == route.open, route.path
+
+
+def test_readiness_of_a_model_needs_no_key_and_its_metadata_does(tmp_path: Path) -> None:
+    with speaking(tiny_live(tmp_path)) as server:
+        told = spoken(server)["paths"]
+    for path in ("/v2/models/{model}", "/v2/models/{model}/versions/{version}"):
+        assert told[f"{path}/ready"]["get"]["security"] == []
+        assert "security" not in told[path]["get"]
+
+
+def test_every_version_that_answers_may_be_named(tmp_path: Path) -> None:
+    with speaking(tiny_live(tmp_path / "main")) as server:
+        server.desk.models.put(CANARY, tiny_live(tmp_path / "canary", version="8"))
+        told = spoken(server)["paths"]["/v2/models/{model}/versions/{version}/infer"]["post"]["parameters"]
+    named = {one["name"]: one["schema"].get("enum") for one in told if one["in"] == "path"}
+    assert named == {"model": ["m"], "version": ["7", "8"]}
 
 
 def test_limits_are_those_of_the_model(tmp_path: Path) -> None:
