@@ -15,7 +15,7 @@ import msgspec
 
 from benchmarks.child import child_main
 from benchmarks.openloop.connection import address_of
-from benchmarks.openloop.generator import Offer, drive
+from benchmarks.openloop.generator import Offer, drive_here
 from benchmarks.openloop.http_wire import HttpWire
 from benchmarks.openloop.messages import parse_url
 from benchmarks.openloop.schedule import poisson_ns
@@ -66,7 +66,7 @@ def run(job: ClientJob) -> Trace:
         wire.open(job.connections)
         wire.first_answer()
         gc.disable()
-        trace = drive(wire, Offer(job.rps, job.warm_s, job.seconds, due_ns), clock=time.perf_counter_ns)
+        trace = drive_here(wire, Offer(job.rps, job.warm_s, job.seconds, due_ns))
         told = [wire.timings.get(number, "") for number in range(len(due_ns))] if job.timed else []
         return msgspec.structs.replace(trace, timing=told)
     finally:

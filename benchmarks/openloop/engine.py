@@ -18,7 +18,7 @@ from typing import Any, Final, Protocol
 import msgspec
 
 from benchmarks.child import child_main, tell
-from benchmarks.openloop.generator import Event, Offer, drive
+from benchmarks.openloop.generator import Event, Offer, drive_here
 from benchmarks.openloop.plan import Plan
 from benchmarks.openloop.results import Rate, ServerResult
 from benchmarks.openloop.schedule import poisson_ns
@@ -91,7 +91,7 @@ def offer(
     """Load anything that answers requests by tickets, at one rate, from this thread."""
     due_ns = poisson_ns(rps, seconds=warm_s + seconds, seed=seed).tolist()
     wire = EngineWire(submit, requests, clock=time.perf_counter_ns)
-    return drive(wire, Offer(rps, warm_s, seconds, due_ns), clock=time.perf_counter_ns)
+    return drive_here(wire, Offer(rps, warm_s, seconds, due_ns))
 
 
 def run(

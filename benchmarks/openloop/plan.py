@@ -1,6 +1,8 @@
 """What a server scenario is asked to find, and how long it looks at each rate."""
 
+import time
 from collections.abc import Callable
+from typing import Final
 
 import msgspec
 
@@ -9,6 +11,8 @@ from benchmarks.openloop.schedule import seconds_for
 from benchmarks.openloop.search import highest_rate, require_search
 from benchmarks.openloop.trace import unmeasured
 from serving.errors import BadRequest
+
+PAUSE_S: Final = 10.0  # what disturbs a machine often lasts a while
 
 
 class Plan(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -36,12 +40,19 @@ class Plan(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             raise BadRequest(why)
 
     def search(self, measure: Callable[[float, float], Rate], *, scenario: Scenario) -> ServerResult:
-        """`measure(rps, seconds)` offers one rate; a rate that would take too long ends the search."""
+        """`measure(rps, seconds)` offers one rate, again after PAUSE_S where it was disturbed; where a rate would take
+        too long the search ends."""
+        void = ""
 
         def probe(rps: float) -> Rate:
-            why = self._too_slow(rps)
+            nonlocal void
             seconds = seconds_for(rps, percent=self.percent, seconds=self.seconds)
-            return unmeasured(rps, seconds=seconds, why=why) if why else measure(rps, seconds)
+            if why := self._too_slow(rps):
+                return unmeasured(rps, seconds=seconds, why=why)
+            time.sleep(PAUSE_S if void else 0.0)
+            rate = measure(rps, seconds)
+            void = rate.void
+            return rate
 
         self.require()
         return highest_rate(

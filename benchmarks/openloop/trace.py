@@ -7,6 +7,7 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
+from benchmarks.noise import STEAL, TICKS_S
 from benchmarks.openloop.results import Rate
 from benchmarks.openloop.schedule import requests_for
 
@@ -22,6 +23,7 @@ class Trace(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     Requests due in the first `warm_s` are sent and not counted; `status` is HTTP's, or NO_ANSWER; `done_ns` is NEVER
     where no answer came. `timing` holds what answers' Server-Timing says; it is empty where nobody asked for it.
+    `stolen` is what other machines of the same host took from this one's cores, as a share of one core's time.
     """
 
     offered_rps: float
@@ -32,6 +34,7 @@ class Trace(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     done_ns: list[int]
     status: list[int]
     timing: list[str] = []
+    stolen: float = 0.0
 
     def latencies_ms(self) -> npt.NDArray[np.float64]:
         """From the time each was due, in the order of the schedule; infinite where no good answer came."""
@@ -58,7 +61,7 @@ class Trace(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             p99_ms=_reported(latencies_ms, 99),
             late_p50_ms=late_p50_ms,
             late_p99_ms=late_p99_ms,
-            void=_void(len(status), late_p99_ms),
+            void=_void(len(status), late_p99_ms) or _stolen(self.stolen, seconds=self.warm_s + self.seconds),
         )
 
     def _counted(self) -> npt.NDArray[np.bool_]:
@@ -101,3 +104,11 @@ def _void(sent: int, late_p99_ms: float) -> str:
             "give it a core of its own, or offer less"
         )
     return ""
+
+
+def _stolen(share: float, *, seconds: float) -> str:
+    """A server that stood still while its core was another's is not slow, and the generator on its own core may have
+    seen nothing of it."""
+    if share <= STEAL + TICKS_S / seconds:
+        return ""
+    return f"{share:.1%} of a core's time went to other machines of the same host: measure again when they are quiet"

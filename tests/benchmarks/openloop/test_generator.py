@@ -114,6 +114,19 @@ def test_what_is_not_answered_in_time_never_was() -> None:
     assert wire.now_ns - 10**12 == pytest.approx(2.995e9, rel=0.01)
 
 
+def test_what_other_machines_took_from_the_cores_is_told_and_voids_the_run() -> None:
+    counted = iter([5_000, 5_050, None, 7])
+    wire = Simulated(lambda _: 3 * MS)
+    disturbed, uncounted = (
+        drive(wire, offer([0, 997 * MS]), clock=wire.clock, steal_ms=lambda: next(counted)) for _ in range(2)
+    )
+    assert disturbed.stolen == pytest.approx(0.05, rel=0.01)
+    assert disturbed.rate().void == (
+        "5.0% of a core's time went to other machines of the same host: measure again when they are quiet"
+    )
+    assert (uncounted.stolen, uncounted.rate().void) == (0.0, "")
+
+
 def test_nothing_due_is_nothing_sent() -> None:
     wire = Simulated(lambda _: MS)
     assert drive(wire, offer([]), clock=wire.clock).sent_ns == []

@@ -90,6 +90,12 @@ def test_a_generator_that_lags_voids_the_run_and_one_just_within_does_not() -> N
     )
 
 
+def test_a_little_stolen_time_is_what_the_counters_are_off_by_and_more_voids_the_run() -> None:
+    assert [trace(1000, stolen=share).rate().void for share in (0.0, 0.04)] == ["", ""]
+    assert trace(1000, stolen=0.041).rate().void.startswith("4.1% of a core's time went to other machines")
+    assert trace(10_000, stolen=0.023).rate().void.startswith("2.3% of a core's time")
+
+
 def test_with_few_requests_the_latest_one_decides() -> None:
     assert trace(10, sent_ns=[2 * MS, *(i * MS for i in range(1, 10))]).rate().void.startswith("the generator lagged")
 
