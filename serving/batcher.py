@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, Generic, Protocol, TypeVar
 
 from serving.costs import Costs
+from serving.cpu import stand_back
 from serving.engine import Given
 from serving.queueing import Queue
 from serving.tickets import ExecutorLost, Ticket
@@ -96,6 +97,7 @@ class Batcher(Generic[R]):
         self._threads.add(thread)
 
     def _work(self) -> None:
+        stand_back()
         try:
             while batch := self.queue.take():
                 self._answer(batch)

@@ -1,9 +1,11 @@
 import os
+import sys
+import threading
 from pathlib import Path
 
 import pytest
 
-from serving.cpu import affinity_cores, cgroup_quota_cores, cpu_features, usable_threads
+from serving.cpu import affinity_cores, cgroup_quota_cores, cpu_features, stand_back, usable_threads
 
 
 def write(root: Path, files: dict[str, str]) -> Path:
@@ -65,6 +67,31 @@ def test_threads_are_whole_cores_of_the_quota_and_at_least_one(tmp_path: Path, m
 def test_affinity_is_what_the_scheduler_allows(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: {3, 5, 7})
     assert affinity_cores() == 3
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="niceness is the process's elsewhere")
+def test_a_thread_that_stands_back_does_so_alone_and_once() -> None:
+    found = []
+
+    def work() -> None:
+        for _ in range(2):
+            stand_back()
+            found.append(os.getpriority(os.PRIO_PROCESS, threading.get_native_id()))
+
+    mine = os.getpriority(os.PRIO_PROCESS, 0)
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    assert found == [min(mine + 10, 19)] * 2
+    assert os.getpriority(os.PRIO_PROCESS, 0) == mine
+
+
+def test_where_niceness_may_not_be_changed_all_stays_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    def forbidden(*_: object) -> None:
+        raise PermissionError
+
+    monkeypatch.setattr(os, "setpriority", forbidden)
+    stand_back()
 
 
 @pytest.mark.parametrize(
