@@ -20,6 +20,7 @@ from serving.long_texts import Refuse
 from serving.metrics import Metrics
 from serving.models import PROBE, Live, Models, Served, load
 from serving.registry import Resolved
+from serving.server import rehearse
 from serving.tickets import Expired
 from serving.windows import TooLong
 
@@ -142,6 +143,22 @@ def test_a_lane_s_own_sign_of_life_is_not_shared_with_another_s(counter: Counter
 
     run(script())
     assert sorted(counter.calls) == [(PROBE, 1), (PROBE + CANARY, 1)]
+
+
+def test_a_server_has_its_executors_answer_before_anybody_asks_and_counts_nobody_for_it(counter: Counter) -> None:
+    before = counter.models.current.tally.rate
+    rehearse(counter.desk, within_s=WAIT_S)
+    assert counter.calls == [(PROBE, 1)] * 20
+    assert counter.models.current.tally.rate == before
+
+
+def test_a_model_that_is_slow_to_answer_holds_up_no_start(counter: Counter) -> None:
+    counter.open.clear()
+    begun_s = time.monotonic()
+    rehearse(counter.desk, within_s=0.1)
+    assert 0.1 <= time.monotonic() - begun_s < WAIT_S
+    counter.open.set()
+    assert counter.calls == [(PROBE, 1)]
 
 
 def test_who_asks_for_a_sign_of_life_while_one_is_under_way_shares_it(counter: Counter) -> None:
