@@ -88,8 +88,8 @@ def _record(scores_C: Floats, *, spec: ServingSpec) -> dict[str, object]:
         is_given = given(scores_C, thresholds=spec.thresholds).tolist()
         chosen = [label for label, yes in zip(spec.labels, is_given, strict=True) if yes]
         return {"labels": sorted(chosen, key=named.__getitem__, reverse=True), "scores": named}
-    best = int(scores_C.argmax())
-    if refused(scores_C, refuse_below=spec.refuse_below):
+    best = row.index(max(row))  # of a few labels Python finds it sooner than numpy is called
+    if spec.refuse_below is not None and refused(scores_C, refuse_below=spec.refuse_below):
         return {"label": None, "refused": True, "score": row[best], "scores": named}
     return {"label": spec.labels[best], "score": row[best], "scores": named}
 

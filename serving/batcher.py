@@ -101,6 +101,8 @@ class Batcher(Generic[R]):
         try:
             while batch := self.queue.take():
                 self._answer(batch)
+                if not self.queue:
+                    time.sleep(0)  # lets the interpreter go to the loop, which has just been woken with the answer
                 self.queue.finished()
         except BaseException as lost:  # noqa: BLE001 - whatever ends a thread, another one takes its place
             self._replace(lost)

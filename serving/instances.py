@@ -4,8 +4,8 @@ Shapes: N items, L tokens of an item, C outputs.
 """
 
 import threading
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from itertools import accumulate, chain, pairwise
 from typing import Final, TypeVar
@@ -36,7 +36,10 @@ class Instances:
         self._packing = Fixed(self.together)
         self._engines = tuple(engines)
         self._busy = [0] * len(engines)
-        self._lock = threading.Lock()
+        # A single one is lent to all: there is nothing to choose, and no lock to wait for.
+        self._lent: AbstractContextManager[Engine] = (
+            nullcontext(engines[0]) if len(engines) == 1 else _Lent(engines, self._busy)
+        )
 
     @property
     def first(self) -> Engine:
@@ -50,7 +53,7 @@ class Instances:
             BadRequest: as `Encoder.encode`.
             BadArtifact: as `Engine.run`.
         """
-        with self._lent() as engine:
+        with self._lent as engine:
             return engine.answer(items, packing=self._packing)
 
     def answer_jobs(self, jobs: Sequence[Sequence[Given]], *, packing: Packing) -> list[Answer | Exception]:
@@ -61,7 +64,7 @@ class Instances:
         is set aside, and where computing all others fails, each is computed by itself. The phases of an answer are
         those of the call that gave it, which the requests in it share.
         """
-        with self._lent() as engine:
+        with self._lent as engine:
             if len(jobs) == 1:
                 return [_tried(partial(engine.answer, jobs[0], packing=packing))]
             started = engine.clock()
@@ -70,16 +73,24 @@ class Instances:
             answers = iter(_computed(compute, [each for each in read if not isinstance(each, Exception)]))
             return [each if isinstance(each, Exception) else next(answers) for each in read]
 
-    @contextmanager
-    def _lent(self) -> Iterator[Engine]:
+
+class _Lent:
+    """Lends the engine that has the fewest calls under way, which it counts in `busy`; each thread has one at most."""
+
+    def __init__(self, engines: Sequence[Engine], busy: list[int]) -> None:
+        self._engines, self._busy = engines, busy
+        self._lock = threading.Lock()
+        self._mine = threading.local()
+
+    def __enter__(self) -> Engine:
         with self._lock:
-            index = self._busy.index(min(self._busy))
+            index = self._mine.index = self._busy.index(min(self._busy))
             self._busy[index] += 1
-        try:
-            yield self._engines[index]
-        finally:
-            with self._lock:
-                self._busy[index] -= 1
+        return self._engines[index]
+
+    def __exit__(self, *_: object) -> None:
+        with self._lock:
+            self._busy[self._mine.index] -= 1
 
 
 def open_instances(bundle: Bundle, *, setting: Setting, gently: bool = False) -> Instances:
