@@ -6,7 +6,6 @@ our own: as PID 1 a process has no default ones.
 """
 
 import contextlib
-import gc
 import logging
 import os
 import select
@@ -39,14 +38,13 @@ from serving.security.given import keeping
 from serving.security.guard import Guard
 from serving.security.keys import Keys
 from serving.security.notes import Requests
+from serving.settling import settle_down
 
 if TYPE_CHECKING:
     from serving.tracing import Tracer
 
-SWITCH_S: Final = 0.0005
 REHEARSALS: Final = 20
 _STDERR: Final = 2
-_COLLECT_AFTER: Final = (10_000, 20, 50)  # objects, and then so many of the smaller collections
 _log = logging.getLogger(__name__)
 
 
@@ -197,16 +195,6 @@ def _hear(told: Callable[[str], None]) -> None:
 
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, hear)
-
-
-def settle_down() -> None:
-    """What was loaded stays: looking at it again takes the collector tens of milliseconds, in which nobody is answered;
-    what requests leave behind is little, and takes it well under one. And an executor that is in Python lets the loop
-    go on after SWITCH_S; Python's own 5 ms would be longer than many an answer takes."""
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(*_COLLECT_AFTER)
-    sys.setswitchinterval(SWITCH_S)
 
 
 async def _start_grpc(desk: Desk, *, guard: Guard, tracer: "Tracer | None", room: Room, options: Options) -> Any:

@@ -27,6 +27,7 @@ from serving.batcher import Batcher
 from serving.bundle import Item
 from serving.models import Models, Served, load
 from serving.registry import resolve
+from serving.settling import settle_down
 from serving.tickets import Overloaded, Ticket
 from serving.tuning import Setting
 
@@ -126,8 +127,6 @@ def run(
 
 
 def main(arguments: Sequence[str]) -> int:
-    from serving.server import settle_down  # the server's own; read only by the process that measures
-
     return child_main(arguments, EngineJob, partial(run, settle=settle_down))
 
 

@@ -7,6 +7,7 @@ import pytest
 from commands import runner
 
 from pipeline.commands.serving import serve
+from pipeline.exits import exit_code_of
 from serving.__main__ import command
 from serving.options import Options
 
@@ -26,7 +27,8 @@ def test_what_is_asked_for_on_the_command_line_reaches_the_server(
 ) -> None:
     calls: list[Options] = []
 
-    def started(source: str, **options: Any) -> None:
+    def started(source: str, *, code_of: Any, **options: Any) -> None:
+        assert code_of is exit_code_of
         calls.append(Options(source=source, **options))
 
     monkeypatch.setattr("serving.__main__.serve", started)

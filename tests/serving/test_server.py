@@ -414,7 +414,7 @@ def test_a_signal_that_does_not_wake_the_main_thread_is_heard(bundle: Bundle) ->
 
 def test_what_was_loaded_is_kept_from_the_garbage_collector_and_threads_take_short_turns() -> None:
     asking = (
-        "import gc, sys; from serving.server import settle_down\n"
+        "import gc, sys, serving.server; from serving.settling import settle_down\n"
         "settle_down(); print(gc.get_freeze_count() > 10_000, len(gc.get_objects()) < 1000, sys.getswitchinterval())"
     )
     told = subprocess.run([sys.executable, "-c", asking], capture_output=True, text=True, timeout=WAIT_S, check=True)

@@ -14,7 +14,7 @@ from benchmarks.openloop.engine import EngineJob, EngineWire, offer
 from benchmarks.openloop.generator import Event
 from benchmarks.openloop.plan import Plan
 from benchmarks.openloop.trace import REFUSED
-from serving import server
+from serving import settling
 from serving.batcher import Batcher
 from serving.bundle import Item
 from serving.errors import BadRequest
@@ -126,7 +126,7 @@ def test_a_process_of_its_own_settles_down_as_the_server_does(monkeypatch: pytes
     given: dict[str, Any] = {}
     monkeypatch.setattr(engine, "child_main", lambda _, __, measure: given.update(measure.keywords) or 0)
     assert engine.main([]) == 0
-    assert given == {"settle": server.settle_down}
+    assert given == {"settle": settling.settle_down}
 
 
 def test_a_plan_that_cannot_be_carried_out_is_refused_before_the_model_is_read(tmp_path: Path) -> None:
