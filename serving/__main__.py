@@ -70,7 +70,7 @@ def end_with(code_of: Callable[[], int]) -> NoReturn:
     try:
         code = code_of()
     except SystemExit as ended:
-        code = int(ended.code or 0)
+        code = ended.code if isinstance(ended.code, int) else int(ended.code is not None)  # as Python reads it
     except BaseException:  # noqa: BLE001 - Python's own end would do the same, around the threads that are left
         with contextlib.suppress(OSError):
             traceback.print_exc()

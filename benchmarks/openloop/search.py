@@ -47,14 +47,8 @@ def highest_rate(
         else:
             above = point.offered_rps
             broken = broken if point.void else above
-    return ServerResult(
-        scenario,
-        bound_ms,
-        percent,
-        best_rps=kept or None,
-        points=tuple(points),
-        broken_rps=broken if broken < math.inf else None,
-    )
+    broken_rps = broken if broken < math.inf else None
+    return ServerResult(scenario, bound_ms, percent, kept or None, tuple(points), broken_rps)
 
 
 def keeps(point: Rate, *, bound_ms: float, percent: int) -> bool:

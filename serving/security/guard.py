@@ -8,13 +8,8 @@ from serving.security.keys import Header, Keys, key_of
 from serving.security.names import HEADER, Names
 from serving.security.notes import Requests, Told
 
-LOOKED_AT: Final = (
-    "/ui/",
-    "/metrics",
-    "/v2/health/",
-    "/health",
-    "/ping",
-)  # again and again, by machines and open pages
+LOOKED_AT: Final = ("/ui/", "/metrics", "/v2/health/", "/health", "/ping")
+"""Again and again, by machines and open pages."""
 
 
 class Guard:
@@ -38,7 +33,7 @@ class Guard:
                 method=asked.method,
                 path=asked.path,
                 status=status,
-                ms=round(seconds * 1e3, 2),
+                seconds=seconds,
                 outcome=outcome,
                 client=_address(asked.scope.get("client")),
                 given=given(asked.scope),
@@ -68,26 +63,16 @@ class Guard:
     ) -> None:
         """A line, where this request is to have one."""
         if self._is_wanted(status, path):
-            ms = round(seconds * 1e3, 2)
-            self._write(
-                header,
-                id=id,
-                method=method,
-                path=path,
-                status=status,
-                ms=ms,
-                outcome=outcome,
-                client=client,
-                given=None,
-            )
+            told = {"method": method, "path": path, "status": status, "outcome": outcome, "client": client}
+            self._write(header, seconds=seconds, id=id, given=None, **told)
 
     def _is_wanted(self, status: int, path: str) -> bool:
         """What only looks at a server that is well has no line."""
         return not (status < 300 and path.startswith(LOOKED_AT)) and self._requests.wants(status)
 
-    def _write(self, header: Header, **told: Any) -> None:
+    def _write(self, header: Header, *, seconds: float, **told: Any) -> None:
         key = self._keys.name_of(key_of(header)) if self._keys is not None else None
-        self._requests.note(Told(key=key or "", **told))
+        self._requests.note(Told(key=key or "", ms=round(seconds * 1e3, 2), **told))
 
 
 def _address(client: tuple[str, int] | None) -> str:
