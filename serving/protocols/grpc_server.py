@@ -9,6 +9,7 @@ import grpc
 
 from serving.desk import Desk
 from serving.errors import Transient
+from serving.options import DEFAULT_CONNECTIONS
 from serving.protocols.grpc_calls import Everybody, Guard
 from serving.protocols.grpc_service import Service
 from serving.room import Room
@@ -16,7 +17,6 @@ from serving.room import Room
 if TYPE_CHECKING:
     from serving.tracing import Tracer
 
-CONNECTIONS: Final = 1024
 LOOK_S: Final = 0.2
 AGAIN_S: Final = 0.5
 TRIES: Final = 20
@@ -124,7 +124,7 @@ async def start_grpc(
     guard: Guard | None = None,
     tracer: "Tracer | None" = None,
     room: Room | None = None,
-    connections: int = CONNECTIONS,
+    connections: int = DEFAULT_CONNECTIONS,
 ) -> Serving:
     """Serve the protocol on this event loop; port 0 is any that is free. `room` is shared with HTTP; above
     `connections` clients are sent away.
