@@ -25,6 +25,7 @@ from serving.schema import UNREADABLE, require_count, require_limits
 COLUMNS: Final = ("text", "text_pair")
 FORMS: Final = ("dataframe_split", "dataframe_records", "instances", "inputs")
 MOST_COLUMNS: Final = 256
+WIDEST_FIELD: Final = 2**31 - 1  # characters; the body's own limit comes long before
 _SHAPES: Final = {1: "texts, or the column 'text'", 2: "pairs of texts, or the columns 'text' and 'text_pair'"}
 
 
@@ -67,7 +68,7 @@ def items_of_json(body: bytes, *, spec: ServingSpec) -> list[Item]:
 def items_of_csv(body: bytes, *, spec: ServingSpec) -> list[Item]:
     """The same of CSV in UTF-8."""
     _require_few_lines(body, spec=spec)
-    csv.field_size_limit(len(body))  # it would be 131,072 characters, whatever the model's limit is
+    csv.field_size_limit(max(csv.field_size_limit(), WIDEST_FIELD))  # the process has one: others read by it too
     try:
         rows = csv.reader(io.StringIO(body.decode("utf-8-sig"), newline=""), strict=True)
         split = _of_lines(filter(None, rows), spec=spec)

@@ -1,5 +1,6 @@
 """/ping, /version and /invocations, by MLflow's own client and by plain requests against a real server."""
 
+import csv
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -225,6 +226,15 @@ def test_a_frame_without_rows_has_no_predictions_as_from_mlflow_s_server(server:
     answered = invoke(server, body)
     assert (answered.status_code, answered.json()) == (200, {"predictions": []})
     assert answered.headers["x-model-version"] == "7"
+
+
+def test_reading_a_csv_narrows_no_other_reader_of_the_process(server: Speaking) -> None:
+    """importlib.metadata is one: it reads what is installed as CSV."""
+    before = csv.field_size_limit()
+    assert sent(server, b"", "text/csv").status_code == 400
+    assert sent(server, b"text\ngood", "text/csv").status_code == 200
+    assert csv.field_size_limit() >= before
+    assert next(csv.reader(["a" * 131_072])) == ["a" * 131_072]
 
 
 def test_a_csv_of_names_alone_has_no_predictions(server: Speaking) -> None:
