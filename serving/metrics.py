@@ -8,13 +8,14 @@ import time
 from collections.abc import Callable
 from typing import Final, Literal
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info, ProcessCollector, generate_latest
+from prometheus_client import CollectorRegistry, Counter, Gauge, Info, ProcessCollector, generate_latest
+
+from serving.request_metrics import PhaseTimes, RequestCounts
 
 Outcome = Literal["ok", "client_error", "server_error", "dropped", "expired", "rejected"]
 OUTCOMES: tuple[Outcome, ...] = ("ok", "client_error", "server_error", "dropped", "expired")
 PHASES = ("queue", "tokenize", "infer", "other")
 KEPT_S: Final = 0.5  # everybody may read /metrics, and the loop answers nobody else while its text is made
-_BUCKETS_S = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0)
 
 
 class Metrics:
@@ -25,14 +26,10 @@ class Metrics:
         self._clock = clock
         self._text, self._text_until_s = b"", -math.inf
         ProcessCollector(registry=self.registry)
-        self._accepted = Counter("retort_requests_accepted", "Requests let in.", registry=self.registry)
-        self._outcomes = Counter("retort_requests", "Accepted ones by outcome.", ["outcome"], registry=self.registry)
-        self._rejected = Counter("retort_requests_rejected", "Requests turned away by load.", registry=self.registry)
-        self._phases = Histogram(
-            "retort_phase_seconds", "Time by phase.", ["phase"], buckets=_BUCKETS_S, registry=self.registry
-        )
+        self.requests, self._phases = RequestCounts(OUTCOMES), PhaseTimes(PHASES)
+        self.registry.register(self.requests)
+        self.registry.register(self._phases)
         self._model = Info("retort_model", "The model that answers now.", registry=self.registry)
-        self.in_flight = Gauge("retort_requests_in_flight", "Requests being handled.", registry=self.registry)
         self._queue = Gauge("retort_queue_length", "Requests waiting for an executor.", registry=self.registry)
         self._queue_limit = Gauge("retort_queue_limit", "Requests that may wait.", registry=self.registry)
         self._registry_up = Gauge("retort_registry_up", "Last poll; NaN: none.", registry=self.registry)
@@ -42,21 +39,17 @@ class Metrics:
         self._saturation = Gauge(
             "retort_saturation", "Predicted wait, as a share of the longest allowed.", registry=self.registry
         )
-        self._outcome = {outcome: self._outcomes.labels(outcome) for outcome in OUTCOMES}  # looked up once: it is slow
-        self._phase = [self._phases.labels(phase) for phase in PHASES]
 
     def count(self, outcome: Outcome) -> None:
         """Close the account of one request."""
         if outcome == "rejected":
-            self._rejected.inc()
-            return
-        self._accepted.inc()
-        self._outcome[outcome].inc()
+            self.requests.rejected += 1
+        else:
+            self.requests.outcomes[outcome] += 1
 
     def observe(self, *, queue_ms: float, tokenize_ms: float, infer_ms: float, other_ms: float) -> None:
         """The phases of a request that was answered; `other_ms` is all that is neither of the three."""
-        for phase, value_ms in zip(self._phase, (queue_ms, tokenize_ms, infer_ms, other_ms), strict=True):
-            phase.observe(value_ms / 1e3)
+        self._phases.observe(queue_ms, tokenize_ms, infer_ms, other_ms)
 
     def watch_queue(self, length: Callable[[], int], *, limit: int, saturation: Callable[[], float]) -> None:
         """Read the queue's length and how near it is to refusing when asked; the latter is what to scale on."""

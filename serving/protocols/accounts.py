@@ -27,7 +27,7 @@ def account(desk: Desk, *, infers: bool = True, late: Callable[[], bool] = lambd
     """
     outcome: Outcome = "dropped"
     if infers:
-        desk.metrics.in_flight.inc()
+        desk.metrics.requests.in_flight += 1
     try:
         if infers:
             desk.admit()
@@ -42,5 +42,5 @@ def account(desk: Desk, *, infers: bool = True, late: Callable[[], bool] = lambd
         raise Refused(fault) from error
     finally:
         if infers:
-            desk.metrics.in_flight.dec()
+            desk.metrics.requests.in_flight -= 1
             desk.metrics.count(outcome)

@@ -5,6 +5,7 @@ HTTP: X-Model-Version, X-Model-Digest and Server-Timing; gRPC: the same names as
 
 import time
 from collections.abc import MutableMapping
+from functools import lru_cache
 from typing import Any, Final
 
 from serving.desk import Done
@@ -12,6 +13,7 @@ from serving.metrics import Metrics
 from serving.models import Live
 
 Headers = tuple[tuple[bytes, bytes], ...]
+_TIMING: Final = b"queue;dur=%.3f, tokenize;dur=%.3f, infer;dur=%.3f, total;dur=%.3f"
 TRACE: Final = "retort.trace"
 """Where a request that is traced has its serving.tracing.Trace."""
 
@@ -29,13 +31,15 @@ def headers(metrics: Metrics, started_s: float, done: Done, *, scope: MutableMap
         infer_ms=answer.infer_ms,
         other_ms=max(0.0, total_ms - done.queue_ms - answer.tokenize_ms - answer.infer_ms),
     )
-    timing = (
-        f"queue;dur={done.queue_ms:.3f}, tokenize;dur={answer.tokenize_ms:.3f}, "
-        f"infer;dur={answer.infer_ms:.3f}, total;dur={total_ms:.3f}"
-    )
-    return ((b"server-timing", timing.encode()), *model_headers(live))
+    timing = _TIMING % (done.queue_ms, answer.tokenize_ms, answer.infer_ms, total_ms)
+    return ((b"server-timing", timing), *model_headers(live))
 
 
 def model_headers(live: Live) -> Headers:
     """Which model answered."""
-    return (b"x-model-version", live.version.encode()), (b"x-model-digest", live.digest.encode())
+    return _headers_of(live.version, live.digest)
+
+
+@lru_cache(maxsize=16)
+def _headers_of(version: str, digest: str) -> Headers:
+    return (b"x-model-version", version.encode()), (b"x-model-digest", digest.encode())
