@@ -101,8 +101,7 @@ class Batcher(Generic[R]):
         try:
             while batch := self.queue.take():
                 self._answer(batch)
-                if not self.queue:
-                    time.sleep(0)  # lets the interpreter go to the loop, which has just been woken with the answer
+                self.queue.on_told()
                 self.queue.finished()
         except BaseException as lost:  # noqa: BLE001 - whatever ends a thread, another one takes its place
             self._replace(lost)
@@ -139,3 +138,4 @@ class Batcher(Generic[R]):
             if ticket.result is None and ticket.error is None:
                 ticket.error = ExecutorLost("what computed this request was lost; send it again")
             ticket.tell()
+        self.queue.on_told()

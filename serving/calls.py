@@ -56,4 +56,4 @@ class Calls(Generic[R]):
 
     def all_aside(self) -> bool:
         """Whether nobody waits for any of them, as where there is none."""
-        return all(call.aside for call in self._by_thread.values())
+        return not self._by_thread or all(call.aside for call in self._by_thread.values())

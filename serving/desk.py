@@ -6,11 +6,11 @@ A request that would hold an executor for long is cut into slices, between which
 import asyncio
 import math
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
 from typing import Final, NamedTuple, Protocol
 
 from serving.bad_items import BadItem
 from serving.batcher import Batcher
+from serving.bell import Bell
 from serving.engine import Given, Tokens
 from serving.errors import BadRequest
 from serving.metrics import Metrics
@@ -66,6 +66,7 @@ class Desk:
         self.following = following
         self.draining = False
         self._signs: dict[str, _Sign] = {}  # by lane
+        self._bell: Bell | None = None
 
     @property
     def clock(self) -> Callable[[], float]:
@@ -112,7 +113,12 @@ class Desk:
         lane = self.router.lane(items) if lane is None else lane
         queue = self.batcher.queue
         parts = slices(items, costs=queue.costs, most_s=queue.door.slice_s)
-        done = await self._slices(parts, expires_s=expires_s, lane=lane)
+        answered = (
+            self._one(items, expires_s=expires_s, lane=lane)
+            if len(parts) == 1
+            else self._slices(parts, expires_s=expires_s, lane=lane)
+        )
+        done = await answered
         if check is not None:
             check(done.result.live)
         return done
@@ -120,8 +126,6 @@ class Desk:
     async def _slices(self, parts: Sequence[Sequence[Given]], *, expires_s: float, lane: str) -> Done:
         """One after another; where another model has come between two of them, the first ones are asked again. Ids are
         looked at before any is computed, since that takes no tokenizer."""
-        if len(parts) == 1:
-            return await self._one(parts[0], expires_s=expires_s, lane=lane)
         if isinstance(parts[0][0], Tokens):
             self.models.of(lane).engine.first.encode([item for part in parts for item in part])
         found: list[Done] = []
@@ -138,20 +142,31 @@ class Desk:
         return Done(joined([each.result for each in found]), sum(each.queue_ms for each in found))
 
     async def _one(self, items: Sequence[Given], *, expires_s: float, lane: str, goes_on: bool = False) -> Done:
-        waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        ticket = self.batcher.submit(
-            items, done=_finished, expires_s=expires_s, lane=lane, note=waiter, goes_on=goes_on
-        )
-        if expires_s == math.inf:
-            served = await _result(ticket, waiter)
-        else:
-            late = waiter.get_loop().call_later(max(0.0, expires_s - self.clock()), _expire, ticket, waiter)
-            try:
-                served = await _result(ticket, waiter)
-            finally:
+        bell = self._bell_here()
+        waiter: asyncio.Future[None] = bell.loop.create_future()
+        ticket = self.batcher.submit(items, done=bell.put, expires_s=expires_s, lane=lane, note=waiter, goes_on=goes_on)
+        late = None
+        if expires_s != math.inf:
+            late = bell.loop.call_later(max(0.0, expires_s - self.clock()), _expire, ticket, waiter)
+        try:
+            await waiter
+        except asyncio.CancelledError:
+            ticket.cancel()
+            raise
+        finally:
+            if late is not None:
                 late.cancel()
+        served = _result_of(ticket)
         self.router.answered(ticket)
         return Done(served, ticket.queue_ms)
+
+    def _bell_here(self) -> Bell:
+        """That of the running loop."""
+        loop = asyncio.get_running_loop()
+        if self._bell is None or self._bell.loop is not loop:
+            self._bell = Bell(loop)
+            self.batcher.queue.on_told = self._bell.ring
+        return self._bell
 
     async def probe(self, lane: str = "") -> None:
         """A real inference by the model of a lane, before all others; raises what it failed with. Who asks while one is
@@ -164,12 +179,14 @@ class Desk:
         await asyncio.shield(probe)
 
     async def _probed(self, lane: str, sign: "_Sign") -> None:
-        waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        bell = self._bell_here()
+        waiter: asyncio.Future[None] = bell.loop.create_future()
         golden = tuple(self.models.of(lane).engine.bundle.golden.items[0])
         begun_s, sign.took_s = self.clock(), 0.0
         try:
-            ticket = self.batcher.probe([golden], done=_finished, lane=PROBE + lane, note=waiter)
-            await _result(ticket, waiter)
+            ticket = self.batcher.probe([golden], done=bell.put, lane=PROBE + lane, note=waiter)
+            await waiter  # which nobody cancels: those who ask are shielded from it
+            _result_of(ticket)
             sign.took_s = self.clock() - begun_s - ticket.queue_ms / 1e3
         finally:
             sign.probed_s = self.clock()
@@ -188,24 +205,7 @@ class _Sign:
         return max(PROBE_FRESH_S, min(PROBE_FRESH_TIMES * self.took_s, PROBE_FRESHEST_S))
 
 
-def _finished(ticket: Ticket[Served]) -> None:
-    """In an executor."""
-    waiter: asyncio.Future[None] = ticket.note
-    with suppress(RuntimeError):  # the loop is closed: nobody waits any more
-        waiter.get_loop().call_soon_threadsafe(_hand_over, waiter)
-
-
-def _hand_over(waiter: "asyncio.Future[None]") -> None:
-    if not waiter.done():
-        waiter.set_result(None)
-
-
-async def _result(ticket: Ticket[Served], waiter: "asyncio.Future[None]") -> Served:
-    try:
-        await waiter
-    except asyncio.CancelledError:
-        ticket.cancel()
-        raise
+def _result_of(ticket: Ticket[Served]) -> Served:
     if ticket.error is not None:
         raise ticket.error
     assert ticket.result is not None, "a ticket that is done has a result or an error"

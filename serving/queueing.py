@@ -23,18 +23,19 @@ ASIDE: Final = 64  # jobs that nobody waits for; of more the oldest are dropped
 
 
 class Queue(Generic[R]):
-    """Jobs in order of arrival, of which `limit` may wait, none longer than `max_wait_s` (None: as Admission says)."""
+    """Jobs in order of arrival, of which `limit` may wait, none longer than `max_wait_s` (None: as Admission says).
+    `on_told` is called, in an executor, when jobs were told how they ended: several of one call together."""
 
-    def __init__(
-        self, *, limit: int, costs: Costs, clock: Callable[[], float], max_wait_s: float | None = None
-    ) -> None:
+    def __init__(self, *, limit: int, costs: Costs, clock: Callable[[], float], max_wait_s: float | None) -> None:
         self.limit, self.clock, self.costs = limit, clock, costs
+        self.on_told: Callable[[], None] = lambda: None
         self.door = Admission(max_wait_s=max_wait_s, job_s=costs.of(1, min(costs.max_length, USUAL_TOKENS)))
         self._jobs: deque[Ticket[R]] = deque()
         self._aside: deque[Ticket[R]] = deque()
         self._calls: Calls[R] = Calls()
         self._aside_pace = Pace(self.door.pace.job_s)  # of another model than the one whose costs are known
-        self._changed = threading.Condition()
+        self._lock = threading.RLock()
+        self._changed = threading.Condition(self._lock)
         self._idle = 0  # executors that wait
         self._waiting_s = 0.0  # of the jobs one by one, as predicted
         self._moved_s = clock()  # when a call last began or ended, or a job came where there was none
@@ -64,7 +65,7 @@ class Queue(Generic[R]):
 
     def stalled(self) -> bool:
         """Whether a call does not end, or nobody takes what waits: the process is of no use."""
-        with self._changed:
+        with self._lock:
             now_s = self.clock()
             untaken = bool(self._jobs) and self._calls.all_aside() and now_s - self._moved_s > STALLED_S
             return untaken or self._calls.stalled(now_s)
@@ -74,7 +75,7 @@ class Queue(Generic[R]):
     def require_room(self) -> None:
         """Raise Overloaded where any job would be refused now: to be asked before a request is even read."""
         if self._is_full():
-            with self._changed:
+            with self._lock:
                 self._sweep()
                 if self._is_full():
                     raise self._overloaded()
@@ -87,7 +88,7 @@ class Queue(Generic[R]):
             Overloaded: no room, or it would wait too long, or longer than its client does.
         """
         self._weigh(ticket)
-        with self._changed:
+        with self._lock:
             ticket.admitted_s = now_s = self.clock()
             if now_s >= ticket.expires_s:
                 raise Expired("the request's time was up before its work began; allow more or retry")
@@ -100,7 +101,7 @@ class Queue(Generic[R]):
     def put_first(self, ticket: Ticket[R]) -> None:
         """Let in what asks for a sign of life, however full it is."""
         self._weigh(ticket)
-        with self._changed:
+        with self._lock:
             if self._closed:
                 raise self._overloaded()
             ticket.admitted_s = self.clock()
@@ -110,7 +111,7 @@ class Queue(Generic[R]):
         """Let in a job that nobody waits for: it is begun when no other waits, more executors are idle than busy, and
         nothing has begun or ended for a call's time. What is dropped for it: the oldest of too many, or itself."""
         self._weigh(ticket)
-        with self._changed:
+        with self._lock:
             if self._closed:
                 return ticket
             ticket.admitted_s = self.clock()
@@ -120,14 +121,14 @@ class Queue(Generic[R]):
 
     def clear_aside(self) -> int:
         """Drop all that nobody waits for; how many."""
-        with self._changed:
+        with self._lock:
             dropped = len(self._aside)
             self._aside.clear()
             return dropped
 
     def close(self) -> None:
         """Let nothing in any more; what waits is still given out, but for what nobody waits for."""
-        with self._changed:
+        with self._lock:
             self._closed = True
             self._aside.clear()
             self._changed.notify_all()
@@ -141,7 +142,8 @@ class Queue(Generic[R]):
             self._moved_s = ticket.admitted_s
         (self._jobs.appendleft if first else self._jobs.append)(ticket)
         self._waiting_s += ticket.cost_s
-        self._changed.notify()
+        if self._idle:
+            self._changed.notify()
 
     def _is_full(self) -> bool:
         return self._closed or len(self._jobs) >= self.limit or self.predicted_wait_s > self.door.max_wait_s
@@ -185,19 +187,21 @@ class Queue(Generic[R]):
         """Wait for work; one call's jobs, which are this thread's until it says `finished`. Empty where the queue is
         closed and empty. Those whose time is up are told so."""
         while True:
-            with self._changed:
+            with self._lock:
                 self._await_work()
                 late, batch = self._batch()
                 ended = self._closed and not self._jobs and not batch
             for ticket in late:
                 ticket.error = Expired("the request's time was up before its work began; allow more or retry")
                 ticket.tell()
+            if late:
+                self.on_told()
             if batch or ended:
                 return batch
 
     def finished(self) -> Call[R] | None:
         """What this thread took is computed, or lost with it; how long it took says how fast this queue moves."""
-        with self._changed:
+        with self._lock:
             call = self._calls.end()
             if call is None:
                 return None
