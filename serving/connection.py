@@ -13,6 +13,7 @@ from serving.exchange import Exchange, Headers, answer_head, error_answer
 from serving.heads import Heads, Refused
 from serving.listening import unread_bytes
 from serving.patience import Patient
+from serving.steps import Steps
 
 if TYPE_CHECKING:
     from serving.connections import Connections
@@ -24,11 +25,14 @@ MOST_DISCARDED_BYTES: Final = 16 * 2**20
 class Connection(Patient):
     """Of one client."""
 
-    __slots__ = ("_active", "_ahead", "_discarded_bytes", "_heads", "_paused", "_receiving", "_refusal", "_stuck")
+    __slots__ = (
+        *("_active", "_ahead", "_discarded_bytes", "_fresh", "_heads", "_paused", "_receiving", "_refusal", "_stuck"),
+    )
 
     def __init__(self, house: "Connections") -> None:
         super().__init__(house)
         self._active: Exchange | None = None  # being answered
+        self._fresh: Exchange | None = None  # about to be: what else was read with its head is taken first
         self._receiving: Exchange | None = None  # its body is not all here
         self._ahead: deque[Exchange] = deque()  # to be answered after it
         self._refusal: Refused | None = None  # to be told last
@@ -66,6 +70,9 @@ class Connection(Patient):
         except Refused as refusal:
             if not self.deaf:
                 self._refuse(refusal)
+        if self._fresh is not None:
+            exchange, self._fresh = self._fresh, None
+            self._start(exchange)
 
     def connection_lost(self, _: Exception | None) -> None:
         self.deaf = self._ended = True
@@ -103,7 +110,8 @@ class Connection(Patient):
         )
         self._receiving = exchange
         if self._active is None and not self._stuck:
-            self._start(exchange)
+            self._active = self._fresh = exchange
+            self.until_s = math.inf
             return
         self._ahead.append(exchange)
         self._pause()
@@ -123,9 +131,12 @@ class Connection(Patient):
     # -- answering -----------------------------------------------------------------------------------------------------
 
     def _start(self, exchange: Exchange) -> None:
-        self._active = exchange
-        self.until_s = math.inf
-        exchange.task = self._house.loop.create_task(exchange.run(self._house.app, abort=self._transport.abort))
+        running = exchange.run(self._house.app, abort=self._transport.abort)
+        if exchange.received:  # nothing of it is waited for, so it needs no timeout, which needs a task
+            exchange.arrival.task = steps = Steps(running, loop=self._house.loop)
+            steps.begin()
+        else:
+            exchange.arrival.task = self._house.loop.create_task(running)
 
     def _answered(self, exchange: Exchange, status: int, headers: Headers, body: bytes) -> None:
         """Send an answer. What asks for the end of the connection has it when nothing was asked after it."""
@@ -145,9 +156,12 @@ class Connection(Patient):
         if self._ended:
             return
         if self._ahead:
-            self._start(self._ahead.popleft())
+            self._active = self._ahead.popleft()
+            self.until_s = math.inf
+            self._house.loop.call_soon(self._start, self._active)  # not within the answer before it
             return
-        self._resume()
+        if self._paused:
+            self._resume()
         if self._refusal is not None:
             self._write(error_answer(self._refusal.status, self._refusal.message, date=self._house.date))
             self._end()
@@ -197,8 +211,8 @@ class Connection(Patient):
 
     def cut_off(self) -> None:
         """End it now, whatever is under way."""
-        if self._active is not None and self._active.task is not None:
-            self._active.task.cancel()
+        if self._active is not None and self._active.arrival.task is not None:
+            self._active.arrival.task.cancel()
         self._transport.abort()
 
     def _refuse(self, refusal: Refused) -> None:

@@ -8,6 +8,8 @@ from typing import Any, Final
 
 import orjson
 
+from serving.steps import Steps
+
 Headers = Sequence[tuple[bytes, bytes]]
 Receive = Callable[[], Awaitable[Any]]
 Send = Callable[[Any], Awaitable[None]]
@@ -51,11 +53,12 @@ def error_answer(status: int, message: str, *, date: bytes) -> bytes:
 
 class Arrival:
     """What who answers a request may know of its client without asking: that the body is `whole`, and, by being called
-    once, that the client is `gone`."""
+    once, that the client is `gone`. `task` is what answers it."""
 
-    __slots__ = ("gone", "whole")
+    __slots__ = ("gone", "task", "whole")
 
     def __init__(self) -> None:
+        self.task: asyncio.Task[None] | Steps | None = None
         self.whole = False
         self.gone: Callable[[], object] | None = None
 
@@ -65,7 +68,7 @@ class Exchange:
 
     __slots__ = (
         *("_answered", "_chunks", "_ended", "_expects", "_resume", "_start", "_unread", "_waiter", "_write"),
-        *("arrival", "complete", "keep_alive", "left", "received", "scope", "task"),
+        *("arrival", "complete", "keep_alive", "left", "received", "scope"),
     )
 
     def __init__(
@@ -82,7 +85,6 @@ class Exchange:
         self.arrival = scope[ARRIVAL] = Arrival()
         self._write, self._resume, self._answered = write, resume, answered
         self.complete = self.left = self.received = False
-        self.task: asyncio.Task[None] | None = None
         self._chunks: list[bytes] = []
         self._unread, self._ended = 0, False
         self._start: Any = None
@@ -107,25 +109,29 @@ class Exchange:
         """A part of the body has come; whether more would be too much, until some of it is read."""
         self._chunks.append(chunk)
         self._unread += len(chunk)
-        self._wake()
+        if self._waiter is not None:
+            self._wake()
         return self._unread > MOST_UNREAD_BYTES
 
     def end(self) -> None:
         """The body has come."""
         self.received = self.arrival.whole = True
-        self._wake()
+        if self._waiter is not None:
+            self._wake()
 
     def leave(self) -> None:
         """No answer will be read."""
         self.left = True
-        self._wake()
+        if self._waiter is not None:
+            self._wake()
         gone, self.arrival.gone = self.arrival.gone, None
         if gone is not None:
             gone()
 
     def _wake(self) -> None:
-        if self._waiter is not None and not self._waiter.done():
-            self._waiter.set_result(None)
+        waiter, self._waiter = self._waiter, None
+        if waiter is not None and not waiter.done():
+            waiter.set_result(None)
 
     # -- what the application asks -------------------------------------------------------------------------------------
 
@@ -158,4 +164,5 @@ class Exchange:
         if not (self.left or self.complete):
             self._answered(self, self._start["status"], self._start["headers"], message.get("body", b""))
             self.complete = True
-            self._wake()
+            if self._waiter is not None:
+                self._wake()

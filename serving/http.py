@@ -132,21 +132,22 @@ class Asked:
                 return b"".join(parts)
 
     def _watch_client(self) -> None:
-        task = asyncio.current_task()
-        assert task is not None, "a request is answered in a task"
         if self._arrival is not None:
-            self._arrival.gone = partial(self._leave, task)
-        else:
-            self._watch = asyncio.get_running_loop().create_task(self._until_gone(task))
+            assert self._arrival.task is not None, "what answers it is running"
+            self._arrival.gone = partial(self._leave, self._arrival.task.cancel)
+            return
+        task = asyncio.current_task()
+        assert task is not None, "other servers answer a request in a task"
+        self._watch = asyncio.get_running_loop().create_task(self._until_gone(task.cancel))
 
-    def _leave(self, task: "asyncio.Task[Any]") -> None:
+    def _leave(self, cancel: Callable[[], object]) -> None:
         self.left = True
-        task.cancel()
+        cancel()
 
-    async def _until_gone(self, task: "asyncio.Task[Any]") -> None:
+    async def _until_gone(self, cancel: Callable[[], object]) -> None:
         while (await self._receive())["type"] != "http.disconnect":
             pass
-        self._leave(task)
+        self._leave(cancel)
 
 
 Handler = Callable[[Asked], Awaitable[Reply]]

@@ -50,10 +50,11 @@ class Patient(asyncio.Protocol):
     def _wait(self, seconds: float) -> None:
         """For a request. After the time that a client has to read it is looked whether it has: a small answer that
         nobody reads makes nothing else wait."""
-        first_s = min(seconds, self._house.limits.read_s)
+        house = self._house
+        first_s = min(seconds, house.limits.read_s)
         self._idle, self._rest_s = True, seconds - first_s
-        self._house.idle[self] = None
-        self._allow(first_s)
+        house.idle[self] = None
+        self.until_s = house.loop.time() + first_s
 
     def _wake(self) -> None:
         """A request begins."""

@@ -2,6 +2,7 @@
 
 import asyncio
 import math
+from collections.abc import Awaitable
 
 from serving.desk import Desk
 from serving.exchange import ARRIVAL
@@ -9,14 +10,18 @@ from serving.http import Asked
 from serving.tickets import Expired
 
 
-async def body_of(asked: Asked, *, desk: Desk, expires_s: float) -> bytes:
+def body_of(asked: Asked, *, desk: Desk, expires_s: float) -> Awaitable[bytes]:
     """As `Asked.body`; `expires_s` is as `Desk.deadline` says.
 
     Raises:
         Expired: the client's time was up before its body was here.
     """
     if expires_s == math.inf or _is_whole(asked):
-        return await asked.body()
+        return asked.body()
+    return _body_within(asked, desk=desk, expires_s=expires_s)
+
+
+async def _body_within(asked: Asked, *, desk: Desk, expires_s: float) -> bytes:
     try:
         async with asyncio.timeout(expires_s - desk.clock()):
             return await asked.body()

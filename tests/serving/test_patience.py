@@ -30,6 +30,9 @@ class Loop:
     def create_task(self, coroutine: Coroutine[Any, Any, None]) -> "asyncio.Task[None]":
         return asyncio.get_running_loop().create_task(coroutine)
 
+    def call_soon(self, *told: Any, **context: Any) -> asyncio.Handle:
+        return asyncio.get_running_loop().call_soon(*told, **context)
+
 
 class Transport:
     """Has `unsent` bytes that its client has not read."""
@@ -62,7 +65,7 @@ class Transport:
 
 
 class House(Connections):
-    """Connections whose application answers at once; `expire` does what the sweep does."""
+    """Connections whose application answers in the loop's next turn; `expire` does what the sweep does."""
 
     def __init__(self, limits: Limits = LIMITS) -> None:
         self.told: list[str] = []
@@ -70,6 +73,7 @@ class House(Connections):
         self.loop: Any = Loop()
 
     async def _answer(self, _: Any, __: Any, send: Any) -> None:
+        await asyncio.sleep(0)
         await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"0")]})
         await send({"type": "http.response.body", "body": b""})
 
