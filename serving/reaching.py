@@ -9,12 +9,15 @@ from typing import Final
 from urllib.parse import parse_qs, unquote, urlsplit
 
 from serving.errors import BadArtifact
-from serving.registry_failures import failure_of, http_status, raised_by_registries, shown
+from serving.registry_failures import failure_of, raised_by_registries, shown
 
 CONNECT_TIMEOUT_S, READ_TIMEOUT_S, RETRIES = 5.0, 60.0, 2
 MAX_REASON: Final = 300
 DATABASES: Final = ("sqlite", "postgresql", "mysql", "mssql")
-_NO_FILES = re.compile(r"No such artifact|NoSuchKey|\(404\) when calling|404 Client Error|No such file or directory")
+# Words of the store itself: a 404 alone may be that of a proxy between, and says nothing of the version.
+_NO_FILES = re.compile(
+    r"No such artifact|NoSuchKey|\(404\) when calling|RESOURCE_DOES_NOT_EXIST|No such file or directory"
+)
 
 
 def is_server(uri: str) -> bool:
@@ -60,7 +63,7 @@ def fetch_files(place: str, *, to: Path, tracking_uri: str) -> Path:
     try:
         found = Path(download_artifacts(artifact_uri=place, dst_path=str(to), tracking_uri=tracking_uri))
     except raised_by_registries() as error:
-        if http_status(error) == 404 or _NO_FILES.search(str(error)):
+        if _NO_FILES.search(str(error)):
             reason = shown(str(error))[:MAX_REASON]
             raise BadArtifact(f"{shown(place)} does not hold the registered files: {reason}") from error
         raise

@@ -22,8 +22,9 @@ from pipeline.tracking.registering import Offer, register
 from serving.bundle import Bundle
 from serving.cache import NoSpace, prune
 from serving.errors import BadArtifact, BadRequest, Failure, Transient
+from serving.reaching import fetch_files
 from serving.registry import Named, NoAlias, Resolved, find_version, is_followed, name_and_alias, resolve
-from serving.registry_failures import NoAnswer, NotThere
+from serving.registry_failures import NoAnswer, NotThere, one_message
 from serving.signatures import FILES_TAG
 
 if TYPE_CHECKING:
@@ -143,6 +144,28 @@ def test_only_mlflow_s_own_word_says_that_an_alias_is_gone(
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     with answering(status, body) as uri, pytest.raises(Failure) as told:
         find_version("models:/m@champion", tracking_uri=uri)
+    assert type(told.value) is kind
+
+
+NO_FILE = b'{"error_code": "RESOURCE_DOES_NOT_EXIST", "message": "No such artifact: bundle"}'
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "kind"),
+    [
+        (404, NO_FILE, BadArtifact),
+        (404, b"<html>default backend - 404</html>", NoAnswer),
+        (404, b'{"message": "no Route matched with those values"}', NoAnswer),
+        (503, b"<html>maintenance</html>", Transient),
+    ],
+)
+def test_only_the_store_s_own_word_says_that_a_version_s_files_are_gone(
+    status: int, body: bytes, kind: type[Failure], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """A version without files is not tried again; one behind a proxy that lost its way is."""
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    with answering(status, body) as uri, pytest.raises(Failure) as told, one_message(uri):
+        fetch_files("mlflow-artifacts:/1/bundle", to=tmp_path, tracking_uri=uri)
     assert type(told.value) is kind
 
 
