@@ -34,7 +34,9 @@ class Bell:
         self._told.append(ticket.note)
 
     def ring(self) -> None:
-        """In an executor: wake the loop."""
+        """In an executor: wake the loop, if there is anything to tell it."""
+        if not self._told:
+            return
         with suppress(BlockingIOError):  # it is full: the loop will be awake
             os.write(self._writer, b"\0")
 

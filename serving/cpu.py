@@ -3,13 +3,16 @@
 import os
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
 from contextlib import suppress
 from pathlib import Path
-from typing import Final
+from typing import Final, TypeVar
+
+T = TypeVar("T")
 
 ROOT = Path("/")
-BEHIND: Final = 10  # by as much are executors nicer than who talks to clients
+BEHIND: Final = 10  # by as much are those who compute nicer than who talks to clients
 NICEST: Final = 19
 
 
@@ -37,6 +40,22 @@ def stand_back() -> None:
     with suppress(OSError):
         of_process = os.getpriority(os.PRIO_PROCESS, os.getpid())
         os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), min(of_process + BEHIND, NICEST))
+
+
+def standing_back(call: Callable[[], T]) -> T:
+    """What `call` gives or raises, in a thread that stands back. The threads that it starts do as well: those of a
+    session compute for the executors, and would else go before who talks to clients."""
+    told: Future[T] = Future()
+
+    def run() -> None:
+        stand_back()
+        try:
+            told.set_result(call())
+        except BaseException as error:  # noqa: BLE001 - raised where it is waited for
+            told.set_exception(error)
+
+    threading.Thread(target=run, name="standing back", daemon=True).start()
+    return told.result()
 
 
 def cgroup_quota_cores(root: Path = ROOT) -> float | None:

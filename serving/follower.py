@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import Protocol
 
 from serving.cache import NoSpace
+from serving.cpu import stand_back
 from serving.errors import BadArtifact, BadRequest, Transient
 from serving.lanes import MAIN, Lane, named_of
 from serving.models import Live, NoMemory
@@ -175,12 +176,14 @@ class Follower:
         self.trouble = what
 
     def _follow(self) -> None:
+        stand_back()  # as the executors do, which answer while a version is loaded
         if self.lane.current is None:
             self._safely(self.poll)
         while not self._stopped.wait(self._interval_s * self._jitter()):
             self._safely(self.poll)
 
     def _heed(self) -> None:
+        stand_back()
         while True:
             self._alarmed.wait()
             self._alarmed.clear()

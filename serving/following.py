@@ -20,6 +20,7 @@ from serving.batcher import Batcher
 from serving.bundle import Bundle
 from serving.cache import prune
 from serving.choosing import choose_setting, succeeding_setting, where_pays
+from serving.cpu import standing_back
 from serving.engine import Given
 from serving.errors import BadRequest, Transient
 from serving.follower import Follower
@@ -68,7 +69,7 @@ def build_following(followed: Followed, *, metrics: Metrics) -> "Following":
     sources = {CANARY: canary.source if canary else None, SHADOW: followed.shadow}
     beside = {lane: _alias(source, lane=lane, followed=followed) for lane, source in sources.items() if source}
     resolved, from_cache = _first(followed)
-    live = load(resolved, choose=partial(choose_setting, threads=followed.threads))
+    live = standing_back(partial(load, resolved, choose=partial(choose_setting, threads=followed.threads)))
     return Following(
         followed, live, beside=beside, share=canary.share if canary else 0.0, from_cache=from_cache, metrics=metrics
     )

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from serving.cpu import affinity_cores, cgroup_quota_cores, cpu_features, stand_back, usable_threads
+from serving.cpu import affinity_cores, cgroup_quota_cores, cpu_features, stand_back, standing_back, usable_threads
+from serving.errors import BadArtifact
 
 
 def write(root: Path, files: dict[str, str]) -> Path:
@@ -69,6 +70,10 @@ def test_affinity_is_what_the_scheduler_allows(monkeypatch: pytest.MonkeyPatch) 
     assert affinity_cores() == 3
 
 
+def niceness() -> int:
+    return os.getpriority(os.PRIO_PROCESS, threading.get_native_id())
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="niceness is the process's elsewhere")
 def test_a_thread_that_stands_back_does_so_alone_and_once() -> None:
     found = []
@@ -76,7 +81,7 @@ def test_a_thread_that_stands_back_does_so_alone_and_once() -> None:
     def work() -> None:
         for _ in range(2):
             stand_back()
-            found.append(os.getpriority(os.PRIO_PROCESS, threading.get_native_id()))
+            found.append(niceness())
 
     mine = os.getpriority(os.PRIO_PROCESS, 0)
     thread = threading.Thread(target=work)
@@ -84,6 +89,30 @@ def test_a_thread_that_stands_back_does_so_alone_and_once() -> None:
     thread.join()
     assert found == [min(mine + 10, 19)] * 2
     assert os.getpriority(os.PRIO_PROCESS, 0) == mine
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="niceness is the process's elsewhere")
+def test_what_is_called_standing_back_and_what_it_starts_give_way_and_the_caller_does_not() -> None:
+    found: list[int] = []
+
+    def work() -> str:
+        thread = threading.Thread(target=lambda: found.append(niceness()))
+        thread.start()
+        thread.join()
+        found.append(niceness())
+        return "done"
+
+    mine = niceness()
+    assert standing_back(work) == "done"
+    assert (found, niceness()) == ([min(mine + 10, 19)] * 2, mine)
+
+
+def test_what_fails_standing_back_fails_for_its_caller() -> None:
+    def work() -> None:
+        raise BadArtifact("no")
+
+    with pytest.raises(BadArtifact, match="no"):
+        standing_back(work)
 
 
 def test_where_niceness_may_not_be_changed_all_stays_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:

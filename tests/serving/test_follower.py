@@ -1,4 +1,6 @@
 import logging
+import os
+import sys
 import threading
 from dataclasses import replace
 
@@ -82,6 +84,23 @@ def canary(first: Live) -> World:
 def test_an_alias_that_stays_fetches_nothing(world: World) -> None:
     assert world.poll("1") == "1"
     assert (world.fetched, world.kept) == ([], [])
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="niceness is the process's elsewhere")
+def test_who_loads_another_version_gives_way_to_who_talks_to_clients(world: World) -> None:
+    found: list[int] = []
+    fetch = world.follower._fetch
+
+    def seen(named: Named) -> Live:
+        found.append(os.getpriority(os.PRIO_PROCESS, threading.get_native_id()))
+        return fetch(named)
+
+    world.follower._fetch = seen
+    world.version = "2"
+    world.follower.start()
+    until(lambda: world.kept == ["2"])
+    world.follower.stop()
+    assert found == [min(os.getpriority(os.PRIO_PROCESS, 0) + 10, 19)]
 
 
 def test_an_alias_that_moves_back_finds_the_version_before_still_loaded(world: World) -> None:
