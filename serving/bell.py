@@ -26,7 +26,8 @@ class Bell:
         self._reader, self._writer = os.pipe()
         os.set_blocking(self._reader, False)
         os.set_blocking(self._writer, False)
-        weakref.finalize(self, _close, self._reader, self._writer)
+        # Not at the interpreter's exit: an executor may ring yet, and the system closes them then.
+        weakref.finalize(self, _close, self._reader, self._writer).atexit = False
         loop.add_reader(self._reader, self._heard)
 
     def put(self, ticket: Ticket[Any]) -> None:

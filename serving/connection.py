@@ -132,7 +132,7 @@ class Connection(Patient):
 
     def _start(self, exchange: Exchange) -> None:
         running = exchange.run(self._house.app, abort=self._transport.abort)
-        if exchange.received:  # nothing of it is waited for, so it needs no timeout, which needs a task
+        if exchange.received:  # reading it needs no asyncio.timeout, which needs a task
             exchange.arrival.task = steps = Steps(running, loop=self._house.loop)
             steps.begin()
         else:

@@ -161,9 +161,10 @@ class Desk:
         return Done(served, ticket.queue_ms)
 
     def _bell_here(self) -> Bell:
-        """That of the running loop."""
+        """That of the running loop: one at a time, for executors ring where they were told to last."""
         loop = asyncio.get_running_loop()
         if self._bell is None or self._bell.loop is not loop:
+            assert self._bell is None or self._bell.loop.is_closed(), "a desk serves one loop"
             self._bell = Bell(loop)
             self.batcher.queue.on_told = self._bell.ring
         return self._bell

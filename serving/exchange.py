@@ -129,6 +129,7 @@ class Exchange:
             gone()
 
     def _wake(self) -> None:
+        """Where somebody waits, which is asked first: a request that is all here waits for nothing."""
         waiter, self._waiter = self._waiter, None
         if waiter is not None and not waiter.done():
             waiter.set_result(None)

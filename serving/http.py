@@ -45,8 +45,8 @@ def refusal(fault: Fault) -> Reply:
 
 
 class Asked:
-    """One request. When its body has been read and the client leaves, the task that answers it is cancelled; where
-    our own connections are not below, that takes a task that waits for it."""
+    """One request. When its body has been read and the client leaves, what answers it is cancelled; where our own
+    connections are not below, that takes a task that waits for it."""
 
     __slots__ = (
         *("_arrival", "_headers", "_held_bytes", "_receive", "_room", "_watch"),

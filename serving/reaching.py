@@ -63,7 +63,7 @@ def fetch_files(place: str, *, to: Path, tracking_uri: str) -> Path:
     try:
         found = Path(download_artifacts(artifact_uri=place, dst_path=str(to), tracking_uri=tracking_uri))
     except raised_by_registries() as error:
-        if _NO_FILES.search(str(error)):
+        if _NO_FILES.search(f"{getattr(error, 'error_code', '')}: {error}"):
             reason = shown(str(error))[:MAX_REASON]
             raise BadArtifact(f"{shown(place)} does not hold the registered files: {reason}") from error
         raise

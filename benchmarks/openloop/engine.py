@@ -25,6 +25,7 @@ from benchmarks.openloop.schedule import poisson_ns
 from benchmarks.openloop.trace import REFUSED, Trace
 from serving.batcher import Batcher
 from serving.bundle import Item
+from serving.cpu import standing_back
 from serving.models import Models, Served, load
 from serving.registry import resolve
 from serving.settling import settle_down
@@ -105,7 +106,8 @@ def run(
     """
     plan, path = job.plan, Path(job.path)
     plan.require()
-    models = Models(load(resolve(job.path, tracking_uri=None, cache=path), choose=lambda _: job.setting))
+    found = resolve(job.path, tracking_uri=None, cache=path)
+    models = Models(standing_back(partial(load, found, choose=lambda _: job.setting)))
     settle()
     asked = 0
 

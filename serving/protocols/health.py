@@ -45,10 +45,14 @@ async def why_not_ready(desk: Desk, lane: str = "") -> str | None:
     """None where a real inference of the lane's model comes back in time."""
     if desk.draining:
         return "the server is draining; send requests elsewhere"
+    probing = asyncio.ensure_future(desk.probe(lane))
     try:
-        await asyncio.wait_for(desk.probe(lane), PROBE_TIMEOUT_S)
-    except TimeoutError:
-        return f"no inference came back within {PROBE_TIMEOUT_S:g} s"
+        # Not wait_for: since Python 3.12 it needs a task, and a request that is all here has none.
+        if not (await asyncio.wait((probing,), timeout=PROBE_TIMEOUT_S))[0]:
+            return f"no inference came back within {PROBE_TIMEOUT_S:g} s"
+        probing.result()
     except Failure as failure:
         return str(failure)
+    finally:
+        probing.cancel()
     return None

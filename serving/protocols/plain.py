@@ -4,7 +4,6 @@ POST /classify           {"texts": [...]} -> {"model": {name, version, digest}, 
 POST /tag, /embed        the same for token-classification, for embedding; serving.answers shows the results
 """
 
-import math
 from functools import partial
 
 from serving.desk import Desk, Done
@@ -23,8 +22,7 @@ def routes(desk: Desk) -> list[Route]:
 
 
 async def _infer(desk: Desk, path: str, asked: Asked) -> Reply:
-    timeout_ms = asked.header(b"x-request-timeout-ms")
-    expires_s = math.inf if timeout_ms is None else desk.deadline(timeout_ms, passed_s=asked.passed_s)
+    expires_s = desk.deadline(asked.header(b"x-request-timeout-ms"), passed_s=asked.passed_s)
     body = await body_of(asked, desk=desk, expires_s=expires_s)
     spec = desk.models.current.spec
     check_route(path, task=spec.task)

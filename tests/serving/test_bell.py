@@ -66,13 +66,17 @@ def test_however_often_it_rings_unheard_nobody_waits_for_the_loop() -> None:
 
 
 def test_rung_when_its_loop_is_closed_it_fails_nobody() -> None:
-    bells: list[Bell] = []
+    made: list[tuple[Bell, Ticket[Any]]] = []
 
     async def main() -> None:
-        bells.append(Bell(asyncio.get_running_loop()))
+        bell = Bell(asyncio.get_running_loop())
+        made.append((bell, ticket(bell)))
 
     asyncio.run(main())
-    bells[0].ring()
+    ((bell, late),) = made
+    late.tell()
+    bell.ring()
+    assert not late.note.done()
 
 
 @pytest.mark.skipif(not OPEN.is_dir(), reason="no /proc here to count what is open")

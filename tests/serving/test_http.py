@@ -68,7 +68,7 @@ def test_a_client_that_leaves_ends_its_request(server: Speaking) -> None:
     with connect(server) as client:
         client.sendall(asking())
         server.until_held()
-    until(lambda: sum(server.counts().values()) == 1)
+    until(lambda: sum(server.desk.metrics.requests.outcomes.values()) == 1)
     assert server.run(tasks()) == before
     assert server.counts() == {"dropped": 1}
 

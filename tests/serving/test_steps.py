@@ -106,6 +106,28 @@ def test_cancelled_it_ends_where_it_waits_and_may_tidy_up() -> None:
     assert told == ["cancelled", "tidy"]
 
 
+def test_cancelled_when_what_it_waited_for_is_there_it_ends_all_the_same() -> None:
+    told: list[str] = []
+    waiting: list[asyncio.Future[None]] = []
+
+    async def run() -> None:
+        waiting.append(asyncio.get_running_loop().create_future())
+        try:
+            await waiting[0]
+            told.append("went on")
+        except asyncio.CancelledError:
+            told.append("cancelled")
+
+    async def then(steps: Steps) -> None:
+        steps.begin()
+        waiting[0].set_result(None)
+        steps.cancel()
+        await settled()
+
+    stepped(run(), then)
+    assert told == ["cancelled"]
+
+
 @pytest.mark.parametrize("turn", [False, True])
 def test_cancelled_while_it_waits_for_nothing_it_ends_where_it_next_waits(turn: bool) -> None:
     told: list[str] = []
