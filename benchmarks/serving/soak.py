@@ -42,6 +42,7 @@ from serving.bundle import read_bundle
 BOUND_MB: Final = 1.0  # an hour
 NOISE_MB: Final = 2.0  # by which arenas of the allocator move what is resident, and no leak
 EVERY_S: Final = 1.0
+HELD_MS: Final = 1000.0  # a machine that stands still for so long loses no request for want of a connection
 PIECE_S: Final = 60.0  # the load is offered in pieces: the generator keeps every request's times
 APART: Final = 0.8
 BLOCKS: Final = 20
@@ -228,7 +229,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--texts", type=Path, help="default: the bundle's golden ones")
     parser.add_argument("--seconds", type=float, default=3600.0)
     parser.add_argument("--rps", type=float, default=200.0)
-    parser.add_argument("--bound-ms", type=float, default=25.0)
+    parser.add_argument(
+        "--bound-ms", type=float, default=HELD_MS, help="so long all answers may take before connections are wanting"
+    )
     parser.add_argument("--out", type=Path, help="where to keep the JSON too")
     asked = parser.parse_args(arguments)
     if min(asked.seconds, asked.rps, asked.bound_ms) <= 0:
