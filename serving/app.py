@@ -82,7 +82,7 @@ class App:
             route = self._routes.find(asked.method, asked.path)
             infers, refuse = route.infers, route.refuse
             if infers:
-                metrics.requests.in_flight += 1
+                metrics.requests.begun += 1
                 self.desk.admit()
             if not route.open:
                 self._guard.require_key(asked)
@@ -95,7 +95,6 @@ class App:
             reply, outcome = refuse(fault), fault.outcome
         finally:
             if infers:
-                metrics.requests.in_flight -= 1
                 metrics.count(outcome or "dropped")  # type: ignore[arg-type]  # outcomes are of one table
         return reply, outcome if infers else ""
 

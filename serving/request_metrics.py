@@ -15,22 +15,25 @@ _BOUNDS: Final = (*map(str, BUCKETS_S), "+Inf")
 
 
 class RequestCounts(Collector):
-    """Requests by how each ended, and those that have not. accepted = the sum of `outcomes`."""
+    """Requests by how each ended. Those that `begun` counts and that have not ended are in flight: one whose end is
+    counted twice, or never, shows there."""
 
     def __init__(self, outcomes: Sequence[str]) -> None:
-        self.in_flight = self.rejected = 0
+        self.begun = self.rejected = 0
         self.outcomes = dict.fromkeys(outcomes, 0)
 
     def collect(self) -> Iterator[Metric]:
         """All of them."""
-        by_outcome = dict(self.outcomes)  # of one moment
-        yield CounterMetricFamily("retort_requests_accepted", "Requests let in.", value=sum(by_outcome.values()))
+        by_outcome, rejected = dict(self.outcomes), self.rejected
+        accepted = sum(by_outcome.values())
+        in_flight = self.begun - accepted - rejected
+        yield CounterMetricFamily("retort_requests_accepted", "Requests let in.", value=accepted)
         found = CounterMetricFamily("retort_requests", "Accepted ones by outcome.", labels=["outcome"])
         for outcome, count in by_outcome.items():
             found.add_metric([outcome], count)
         yield found
-        yield CounterMetricFamily("retort_requests_rejected", "Requests turned away by load.", value=self.rejected)
-        yield GaugeMetricFamily("retort_requests_in_flight", "Requests being handled.", value=self.in_flight)
+        yield CounterMetricFamily("retort_requests_rejected", "Requests turned away by load.", value=rejected)
+        yield GaugeMetricFamily("retort_requests_in_flight", "Requests being handled.", value=in_flight)
 
     describe = collect  # so that a few can be asked for by name
 

@@ -27,7 +27,7 @@ def account(desk: Desk, *, infers: bool = True, late: Callable[[], bool] = lambd
     """
     outcome: Outcome = "dropped"
     if infers:
-        desk.metrics.requests.in_flight += 1
+        desk.metrics.requests.begun += 1
     try:
         if infers:
             desk.admit()
@@ -42,5 +42,4 @@ def account(desk: Desk, *, infers: bool = True, late: Callable[[], bool] = lambd
         raise Refused(fault) from error
     finally:
         if infers:
-            desk.metrics.requests.in_flight -= 1
             desk.metrics.count(outcome)
