@@ -184,8 +184,8 @@ class Following:
 
     def _keep(self, source: str, live: Live) -> None:
         """For a restart without the registry."""
-        where, files = self.followed, live.files
-        resolved = Resolved(live.engine.bundle.path, live.name, live.version, live.digest, files)
+        where = self.followed
+        resolved = Resolved(live.engine.bundle.path, live.name, live.version, live.digest, live.files)
         remember(resolved, source=source, tracking_uri=str(where.tracking_uri), cache=where.cache)
         self._prune(live)
 
@@ -195,11 +195,8 @@ class Following:
         kept = noted(name, cache=cache)
         if kept is None:
             return
-        in_memory = [
-            version_place(cache, name=name, version=live.version, digest=live.digest)
-            for live in self.loaded()
-            if live.name == name
-        ]
+        place = partial(version_place, cache, name=name)
+        in_memory = [place(version=live.version, digest=live.digest) for live in self.loaded() if live.name == name]
         prune(in_memory[0].parent, in_use=in_memory, noted=kept)
 
     def registry_is_up(self, _: bool) -> None:

@@ -229,9 +229,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--texts", type=Path, help="default: the bundle's golden ones")
     parser.add_argument("--seconds", type=float, default=3600.0)
     parser.add_argument("--rps", type=float, default=200.0)
-    parser.add_argument(
-        "--bound-ms", type=float, default=HELD_MS, help="so long all answers may take before connections are wanting"
-    )
+    parser.add_argument("--bound-ms", type=float, default=HELD_MS, help="connections for answers that take so long")
     parser.add_argument("--out", type=Path, help="where to keep the JSON too")
     asked = parser.parse_args(arguments)
     if min(asked.seconds, asked.rps, asked.bound_ms) <= 0:
