@@ -15,6 +15,9 @@ from registries import START_S, Registry, free_port
 from registry.children import FORKS, Moments
 
 NO_FILES = Path("/nowhere")
+# Its connections are cut a moment before a killed process can be waited for, so that whoever asks then whether it is
+# dead yet may hear no. The first fatal signal is the one a process is said to have died of.
+ENDED_BY_US = signal.SIGUSR1
 
 
 class Servers:
@@ -87,11 +90,9 @@ def _serve_when_asked(database: Path, artifacts: Path, port: int, line: Connecti
         except EOFError:
             os.kill(child, signal.SIGKILL)
             return
-        died, _ = os.waitpid(child, os.WNOHANG)
-        if not died:
-            os.kill(child, signal.SIGKILL)
-            os.waitpid(child, 0)
-        line.send(bool(died))
+        os.kill(child, ENDED_BY_US)
+        _, status = os.waitpid(child, 0)
+        line.send(os.WTERMSIG(status) == signal.SIGKILL)
 
 
 def _serve(port: int, moment: int | None) -> None:
