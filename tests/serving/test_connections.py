@@ -30,10 +30,11 @@ QUICK = Limits(connections=8, head_s=0.4, idle_s=0.4, read_s=0.4, linger_s=0.4, 
 
 class Echo:
     """Tells what it was asked; /hold waits, /slow takes 0.2 s, /big answers BIG bytes, /unread reads no body,
-    /bug fails, /split has a header that makes two lines."""
+    /bug fails, /split has a header that makes two lines, /reset calls `reset` first."""
 
     def __init__(self) -> None:
         self.held, self.left = threading.Event(), threading.Event()
+        self.reset: Callable[[], object] = lambda: None
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         path, body, asked_s = scope["path"], b"", time.perf_counter()
@@ -46,6 +47,8 @@ class Echo:
                 break
         if path == "/bug":
             raise ZeroDivisionError
+        if path == "/reset":
+            self.reset()
         if path == "/slow":
             await asyncio.sleep(0.2)
         if path == "/hold" and await self._gone(receive):
@@ -280,6 +283,16 @@ def test_what_was_asked_before_something_malformed_is_answered_first(front: Open
     assert answers[1]["error"].startswith("this is not HTTP/1.1 as it is read here: ")
 
 
+def test_a_body_that_is_broken_in_the_read_that_brought_its_head_is_refused_and_the_application_told(
+    front: Open,
+) -> None:
+    front.echo.left.clear()
+    sent = b"POST /a HTTP/1.1\r\nHost: here\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n"
+    answers = bodies(front.say(sent))
+    assert [answer["error"].partition(": ")[0] for answer in answers] == ["this is not HTTP/1.1 as it is read here"]
+    assert front.echo.left.wait(WAIT_S)
+
+
 def test_a_head_that_comes_too_slowly_is_told_and_closed(front: Open) -> None:
     answer = front.say(b"GET /a HTTP/1.1\r\nHo")
     assert answer.startswith(b"HTTP/1.1 408 ")
@@ -378,6 +391,19 @@ def test_a_client_that_leaves_is_noticed(front: Open) -> None:
         client.sendall(request("/hold"))
         time.sleep(0.05)
     assert front.echo.left.wait(WAIT_S)
+
+
+def test_a_client_that_leaves_while_it_is_answered_is_noticed_by_what_it_asked_next(
+    front: Open, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It is gone between the answer and the turn of the loop in which the next request would be begun."""
+    front.echo.left.clear()
+    front.echo.reset = lambda: [one._transport.abort() for one in list(front.connections.all)]
+    with front.connect() as client:
+        client.sendall(request("/reset") + request("/next"))
+        assert front.echo.left.wait(WAIT_S)
+    until(lambda: len(front.connections) == 0)
+    assert caplog.text == ""
 
 
 def test_a_bug_in_the_application_is_a_500_and_the_connection_goes_on(
