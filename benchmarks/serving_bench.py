@@ -194,7 +194,7 @@ def facts(bench: Bench) -> dict[str, Any]:
     """For machines: circumstances first, then the figures, then all that was found."""
     contest, spec = bench.contest, bench.contest.bundle.spec
     of_bundle = {"name": spec.name, "digest": contest.bundle.digest, "parameters": spec.parameters}
-    asked = {name: str(value) if isinstance(value, Path) else value for name, value in vars(bench.asked).items()}
+    asked = {name: _shareable(value) if isinstance(value, Path) else value for name, value in vars(bench.asked).items()}
     return {
         "figures": told(bench.figures),
         "bundle": of_bundle,
@@ -208,6 +208,11 @@ def facts(bench: Bench) -> dict[str, Any]:
         "git": git_state(),
         "disturbance": disturbance().since(bench.before),
     }
+
+
+def _shareable(path: Path) -> str:
+    """As it was given; of a place on this machine the name alone, for results are shown to others."""
+    return path.name if path.is_absolute() else str(path)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -178,6 +178,21 @@ def test_what_is_known_is_written_after_every_search_and_part(
 
 
 @two_cores
+def test_what_is_kept_names_no_folder_of_the_machine(
+    bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(serving_bench, "measure_idle", lambda *_, **__: Idle(1.0, 0.001))
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "texts.jsonl").write_text('{"text": "a fine day"}\n')
+    out = tmp_path / "found.json"
+    asked = ["--bundle", str(bundle.path), "--texts", "texts.jsonl", "--only", "idle", "--peers", "", "--out", str(out)]
+    assert main(asked) == 0
+    kept = json.loads(out.read_text())["asked"]
+    assert [kept[name] for name in ("bundle", "texts", "out")] == ["bundle", "texts.jsonl", "found.json"]
+    assert str(tmp_path) not in out.read_text()
+
+
+@two_cores
 def test_a_part_that_ends_with_what_no_one_expected_does_not_end_the_others(
     bundle: Bundle, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
